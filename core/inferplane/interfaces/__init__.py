@@ -1,0 +1,106 @@
+"""The seam between core and plugins, version 1.0. Imports numpy and pluggy alone, never torch."""
+
+from inferplane.interfaces.allocator import Allocator
+from inferplane.interfaces.attention import AttentionBackend, AttentionMeta, AttentionSpec
+from inferplane.interfaces.batch import (
+    Array,
+    Logprobs,
+    Pending,
+    Ragged,
+    SamplingBatch,
+    StepBatch,
+    StepResult,
+)
+from inferplane.interfaces.capabilities import (
+    Capabilities,
+    Change,
+    EngineConfig,
+    MemoryReport,
+    ModelShape,
+    Probe,
+    SamplerCaps,
+    SamplingParam,
+    SchedulerLimits,
+    Topology,
+)
+from inferplane.interfaces.communicator import Communicator
+from inferplane.interfaces.device import DeviceRuntime
+from inferplane.interfaces.executor import (
+    Choice,
+    Executor,
+    ExecutorStats,
+    KVGroup,
+    KVPlan,
+    LayerKV,
+    Progress,
+    Tag,
+)
+from inferplane.interfaces.graphs import GraphCompiler, StepFunction
+from inferplane.interfaces.kernels import Kernel, OpSite, Reasons
+from inferplane.interfaces.kv import KVStore
+from inferplane.interfaces.model import ForwardContext, Model
+from inferplane.interfaces.platform import ArtifactCache, Platform, WorkerContext
+from inferplane.interfaces.quantization import (
+    CanonicalWeight,
+    LinearSite,
+    QuantFormat,
+    QuantKernel,
+    QuantScheme,
+)
+from inferplane.interfaces.shapes import Bucket, ShapePolicy, StepShape
+
+INTERFACE_VERSION = (1, 0)
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "Allocator",
+    "Array",
+    "ArtifactCache",
+    "AttentionBackend",
+    "AttentionMeta",
+    "AttentionSpec",
+    "Bucket",
+    "CanonicalWeight",
+    "Capabilities",
+    "Change",
+    "Choice",
+    "Communicator",
+    "DeviceRuntime",
+    "EngineConfig",
+    "Executor",
+    "ExecutorStats",
+    "ForwardContext",
+    "GraphCompiler",
+    "KVGroup",
+    "KVPlan",
+    "KVStore",
+    "Kernel",
+    "LayerKV",
+    "LinearSite",
+    "Logprobs",
+    "MemoryReport",
+    "Model",
+    "ModelShape",
+    "OpSite",
+    "Pending",
+    "Platform",
+    "Probe",
+    "Progress",
+    "QuantFormat",
+    "QuantKernel",
+    "QuantScheme",
+    "Ragged",
+    "Reasons",
+    "SamplerCaps",
+    "SamplingBatch",
+    "SamplingParam",
+    "SchedulerLimits",
+    "ShapePolicy",
+    "StepBatch",
+    "StepFunction",
+    "StepResult",
+    "StepShape",
+    "Tag",
+    "Topology",
+    "WorkerContext",
+]

@@ -1,0 +1,45 @@
+"""What a model is to the core: layers with KV, weights, one forward over flat tokens.
+
+T tokens, R sampled rows, N heads, K KV heads, H head size, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from inferplane.interfaces.executor import LayerKV
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ForwardContext", "Model"]
+
+
+class ForwardContext(Protocol):
+    """What a model may ask of the step it is in."""
+
+    def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
+        """Write k, v and attend: q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv]."""
+        ...
+
+
+class Model(ABC):
+    """One architecture. Built by `Model(config, build)` with `inferplane.layers.build.Builder`."""
+
+    @abstractmethod
+    def kv_layers(self) -> tuple[LayerKV, ...]:
+        """The attention layers with a cache, in order of use; known right after construction."""
+
+    @abstractmethod
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take named checkpoint tensors, in any order; raises ModelError for missing or misshapen."""
+
+    @abstractmethod
+    def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
+        """Hidden states [T,D] after the final norm for token_ids i32[T] at positions i32[T]."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """f32[R,V] for hidden[R,D]; columns beyond the vocabulary are -inf."""

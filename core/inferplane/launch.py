@@ -1,0 +1,88 @@
+"""The LaunchPlan: everything decided before a device is touched, as plain data.
+
+The planner child makes it; API process, engine and workers know nothing else and discover nothing
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from inferplane.interfaces import Capabilities, Change, EngineConfig, ModelShape, Probe, Topology
+from inferplane.registry import Catalogue, Entry
+
+__all__ = ["DeviceReport", "LaunchPlan", "SchedulerConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """One platform as the planner saw it."""
+
+    name: str
+    plugin: str
+    probe: Probe | None
+    error: str = ""
+    """Why the plugin or its probe failed; "" = it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Settings of the scheduler that no plugin reads (docs/configuration.md)."""
+
+    policy: str = "fcfs"
+    """"fcfs" or "priority"."""
+    max_active_seqs: int | None = None
+    """Cap on admitted requests, without lowering max_num_seqs."""
+    long_prefill_threshold: int = 0
+    """Tokens of one prefill chunk when the request has company; 0 = off."""
+    chunked_prefill: bool = True
+    prefix_cache: bool = True
+    reserve_whole_prompt: bool = True
+    watermark: float = 0.0
+    """Share of blocks kept free when admitting while something runs."""
+    prefill_interval: int = 1
+    max_waiting: int = 0
+    """Most queued requests; 0 = 4 x max_num_seqs."""
+    queue_timeout_s: float = 60.0
+    """0 = wait for ever."""
+    adopt_pending: bool = True
+    num_drafts: int = 0
+    """n-gram draft tokens per step; 0 = no speculation."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What runs where, decided."""
+
+    device: str
+    plugin: str
+    plugin_version: str
+    probe: Probe
+    config: EngineConfig
+    """After `Platform.resolve`."""
+    scheduler: SchedulerConfig
+    caps: Capabilities
+    model: ModelShape
+    topology: Topology
+    worker_env: tuple[Mapping[str, str], ...] = ()
+    """One for each process."""
+    changes: tuple[Change, ...] = ()
+    devices: tuple[DeviceReport, ...] = ()
+    """Every candidate, for the banner and doctor."""
+    lines: tuple[tuple[str, Entry], ...] = ()
+    """Register lines of every loaded plugin."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Plugin -> why it did not load."""
+    load_format: str = "auto"
+    """"auto" reads the model's files, "dummy" makes weights up."""
+    seed: int = 0
+    """Of dummy weights."""
+
+    def catalogue(self) -> Catalogue:
+        """The register lines as registries."""
+        return Catalogue(self.lines)
+
+    def labels(self) -> tuple[str, ...]:
+        """What `on=` values this device answers to."""
+        return (self.device, *self.caps.labels)

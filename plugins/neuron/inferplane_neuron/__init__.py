@@ -1,0 +1,1 @@
+"""Inferplane plugin: AWS Trainium and Inferentia."""

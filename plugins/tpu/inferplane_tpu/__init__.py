@@ -1,0 +1,1 @@
+"""Inferplane plugin: Google TPUs."""

@@ -1,0 +1,1 @@
+"""Inferplane plugin: shared Triton kernels for GPU plugins."""
