@@ -51,7 +51,7 @@ def register_quantization_kernels(register: Register) -> None:
 
 @hookspec
 def register_models(register: Register) -> None:
-    """Offer a Model class under config.json's architecture; `on` overrides it for those platforms."""
+    """Offer a Model class under config.json's architecture; with `on`, for those platforms."""
 
 
 @hookspec

@@ -74,7 +74,7 @@ class Registry:
         return tuple(sorted({entry.name for entry in self.entries}))
 
     def candidates(self, name: str, labels: Iterable[str] = ()) -> tuple[Entry, ...]:
-        """Entries of that name for a device with `labels`; specific ones, then higher priority, first."""
+        """Entries of that name for a device with `labels`; specific, then high priority, first."""
         labels = tuple(labels)
         found = [e for e in self.entries if e.name == name and e.answers_to(labels)]
         return tuple(sorted(found, key=lambda e: (not e.on, -e.priority, e.owner)))
@@ -100,5 +100,5 @@ class Catalogue:
         return self.registries[kind]
 
     def lines(self) -> list[tuple[str, Entry]]:
-        """(kind, entry) of every register line; `Catalogue(lines)` restores it in another process."""
+        """(kind, entry) of every register line; `Catalogue(lines)` restores it elsewhere."""
         return [(kind, entry) for kind, held in self.registries.items() for entry in held]

@@ -67,7 +67,7 @@ class AttentionBackend(ABC):
     graph: ClassVar[Literal["never", "decode", "always"]] = "never"
     """Which buckets may capture it."""
 
-    def __init__(self, spec: AttentionSpec, device: DeviceRuntime) -> None:  # noqa: B027
+    def __init__(self, spec: AttentionSpec, device: DeviceRuntime) -> None:
         """Called in the worker, once, after `supports` returned ()."""
 
     @classmethod

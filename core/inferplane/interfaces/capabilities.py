@@ -129,7 +129,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The settings plugins may read; `config.py` fills it from command line, environment and file."""
+    """The settings plugins may read, filled by `config.py` from flags, environment and file."""
 
     model: str
     """Local folder or file of the model."""

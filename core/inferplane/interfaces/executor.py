@@ -102,7 +102,7 @@ class Executor(ABC):
 
     @abstractmethod
     def start(self, plan: KVPlan, progress: Progress) -> None:
-        """Allocate KV and compile and run every bucket on block 0; afterwards `execute` may come."""
+        """Allocate KV, compile and run every bucket on block 0; then `execute` may come."""
 
     @abstractmethod
     def execute(self, batch: StepBatch) -> Pending[StepResult]:

@@ -31,7 +31,7 @@ class GraphCompiler(ABC):
         kv: Mapping[str, object],
         example: Mapping[str, Tensor],
     ) -> StepFunction:
-        """Capture, trace or compile for the example's shapes; kv is an argument so it can be aliased.
+        """Capture, trace or compile for the example's shapes; kv is an argument to be aliased.
 
         Called once a bucket during `Executor.start`, largest first. Raises DeviceError.
         """

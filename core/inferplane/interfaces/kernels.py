@@ -16,7 +16,7 @@ Reasons: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class OpSite:
-    """Where the model calls an op: its name, activation dtype and fixed dimensions ({"H": 4096})."""
+    """Where the model calls an op: name, activation dtype, fixed dimensions ({"H": 4096})."""
 
     op: str
     dtype: str
@@ -25,7 +25,7 @@ class OpSite:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One implementation with its conditions; a plain function registered as kernel fits everywhere."""
+    """One implementation with its conditions; a plain function fits everywhere."""
 
     run: Callable[..., Any]
     supports: Callable[[OpSite, Capabilities], Reasons]

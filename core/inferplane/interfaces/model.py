@@ -34,7 +34,7 @@ class Model(ABC):
 
     @abstractmethod
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take named checkpoint tensors, in any order; raises ModelError for missing or misshapen."""
+        """Take named checkpoint tensors, in any order; ModelError for missing or misshapen."""
 
     @abstractmethod
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:

@@ -1,4 +1,4 @@
-"""The one object a hardware plugin must supply. Its module imports neither torch nor a vendor SDK."""
+"""The one object a hardware plugin must supply; its module imports no torch and no vendor SDK."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class WorkerContext:
 class Platform(ABC):
     """One kind of hardware.
 
-    `probe` to `worker_env` run in the planner process: they initialise no device, change nothing and
-    answer with plain data. `create_*` run in the worker and import torch and the SDK inside; None
-    means the core's own part. They raise ConfigError or DeviceError.
+    `probe` to `worker_env` run in the planner process: they initialise no device, change nothing
+    and answer with plain data. `create_*` run in the worker and import torch and the SDK inside;
+    None means the core's own part. They raise ConfigError or DeviceError.
     """
 
     @abstractmethod

@@ -65,7 +65,7 @@ class CanonicalWeight:
 class QuantFormat(ABC):
     """A file format; knows nothing of devices."""
 
-    def __init__(self, config: Mapping[str, object]) -> None:  # noqa: B027
+    def __init__(self, config: Mapping[str, object]) -> None:
         """`config` = the checkpoint's quantization_config. Raises ConfigError when it is wrong."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class QuantKernel(ABC):
     def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
         """All reasons why not; () = supported."""
 
-    def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:  # noqa: B027
+    def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
         """Called in the worker once a layer, after `supports` returned ()."""
 
     @abstractmethod
