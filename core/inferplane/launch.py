@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from inferplane.interfaces import Capabilities, Change, EngineConfig, ModelShape, Probe, Topology
 from inferplane.registry import Catalogue, Entry
 
-__all__ = ["DeviceReport", "LaunchPlan", "SchedulerConfig"]
+__all__ = ["DeviceReport", "LaunchPlan", "LaunchSettings", "SchedulerConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,21 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchSettings:
+    """What the user asked for, before any plugin was heard."""
+
+    config: EngineConfig
+    scheduler: SchedulerConfig = SchedulerConfig()
+    plugins: tuple[str, ...] | None = None
+    """Exactly these plugins; None = all that are installed."""
+    without: tuple[str, ...] = ()
+    """Plugins left out."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    seed: int = 0
+    """Of dummy weights."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """What runs where, decided."""
 
@@ -74,7 +90,7 @@ class LaunchPlan:
     """Register lines of every loaded plugin."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Plugin -> why it did not load."""
-    load_format: str = "auto"
+    load_format: Literal["auto", "dummy"] = "auto"
     """"auto" reads the model's files, "dummy" makes weights up."""
     seed: int = 0
     """Of dummy weights."""
