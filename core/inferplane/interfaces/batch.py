@@ -100,6 +100,8 @@ class StepBatch:
     """Rows of `sampled` whose logits are wanted; their token is drawn on the host."""
     scored: Array | None = None
     """[N,2] (token row, id): log-probability of id after that row."""
+    num_scored_logprobs: int = 0
+    """Best alternatives wanted with each scored row: the L of `StepResult.scores`."""
     embedded: Array | None = None
     """[E]; sequences whose pooled vector is wanted; never chunked."""
     zeroed: Array | None = None
