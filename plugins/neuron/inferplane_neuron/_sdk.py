@@ -1,0 +1,32 @@
+"""The Neuron software stack as Python sees it: what must be installed, told without importing it.
+
+The only module of this plugin that may ever import `torch_neuronx`. Presence proves nothing: PyPI
+holds empty packages of the same names.
+"""
+
+from __future__ import annotations
+
+from inferplane.probing import Requirement
+
+__all__ = ["problem", "versions"]
+
+_SOURCE = "the vendor's own package index (what PyPI holds under this name is empty)"
+REQUIRED = (
+    Requirement("torch-neuronx", "2.8", "torch_neuronx", _SOURCE),
+    Requirement("neuronx-cc", "2.21", "neuronxcc", _SOURCE),
+    Requirement("libneuronxla", "2.2", "libneuronxla", _SOURCE),
+    Requirement("torch", "2.8", "torch", "PyPI, in the version torch-neuronx asks for"),
+)
+
+
+def problem() -> str:
+    """Why the stack cannot be used, with the next step; "" = it looks right."""
+    for requirement in REQUIRED:
+        if missing := requirement.problem():
+            return missing
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of what is installed, for `inferplane doctor`."""
+    return {r.distribution: version for r in REQUIRED if (version := r.version())}

@@ -1,0 +1,83 @@
+"""What the Gaudi platform says of machines described on disk."""
+
+from pathlib import Path
+
+import pytest
+
+from inferplane.errors import ConfigError
+from inferplane.interfaces import EngineConfig, ModelShape, Probe
+from inferplane.testing.fake_sdk import write_files, write_sdk
+from inferplane_gaudi.platform import Gaudi
+
+MUST_NOT_RUN = "raise RuntimeError('a probe must not import this')"
+PCI = "sys/bus/pci/devices/0000:19:00.0"
+CARD = {f"{PCI}/vendor": "0x1da3\n", f"{PCI}/device": "0x1020\n"}
+DRIVER = {
+    "sys/class/accel/accel0/device/vendor": "0x1da3\n",
+    "dev/accel/accel0": "",
+    "sys/module/habanalabs/version": "1.24.1-abc",
+}
+OTHER_VENDOR = {"sys/class/accel/accel0/device/vendor": "0x8086\n", "dev/accel/accel0": ""}
+MODULES = {
+    "habana_frameworks": MUST_NOT_RUN,
+    "habana_frameworks.torch.hpu": MUST_NOT_RUN,
+    "torch": MUST_NOT_RUN,
+}
+MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
+
+
+def machine(tmp_path: Path, files: dict[str, str]) -> Gaudi:
+    return Gaudi(write_files(tmp_path / "machine", files))
+
+
+def test_a_machine_without_a_card_says_so(tmp_path: Path) -> None:
+    probe = machine(tmp_path, OTHER_VENDOR).probe({})
+    assert not probe.ok and "no Gaudi found" in probe.reason and probe.device_count == 0
+
+
+def test_the_accel_node_of_another_vendor_is_not_our_driver(tmp_path: Path) -> None:
+    probe = machine(tmp_path, CARD | OTHER_VENDOR).probe({})
+    assert not probe.ok and "1 x gaudi2 on the PCI bus, but no /dev/accel/accel*" in probe.reason
+
+
+def test_a_card_without_the_sdk_says_where_it_comes_from(tmp_path: Path) -> None:
+    probe = machine(tmp_path, CARD | DRIVER).probe({})
+    assert not probe.ok and probe.versions["habanalabs"] == "1.24.1-abc"
+    assert "habana-torch-plugin is not installed: 1.22 or newer comes from the vendor" in (
+        probe.reason
+    )
+
+
+def test_an_sdk_without_its_module_is_a_placeholder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = write_sdk(tmp_path / "site", {"empty": ""}, {"habana-torch-plugin": "1.24.1"})
+    monkeypatch.syspath_prepend(str(site))
+    probe = machine(tmp_path, CARD | DRIVER).probe({})
+    assert not probe.ok and "provides no module habana_frameworks" in probe.reason
+
+
+def test_card_driver_and_sdk_are_found_without_importing_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dists = {"habana-torch-plugin": "1.24.1.492", "torch": "2.11.0+hpu"}
+    monkeypatch.syspath_prepend(str(write_sdk(tmp_path / "site", MODULES, dists)))
+    probe = machine(tmp_path, CARD | DRIVER).probe({})
+    assert probe.ok and probe.arch == "gaudi2" and probe.device_count == 1
+    assert probe.score == 0, "auto must never choose a device that cannot serve"
+
+
+def test_the_range_of_fp8_is_stated_only_where_it_is_known() -> None:
+    flavour = {
+        arch: Gaudi().capabilities(Probe(True, "", arch=arch), None).fp8
+        for arch in ("gaudi", "gaudi2", "gaudi3", "")
+    }
+    assert flavour == {"gaudi": "none", "gaudi2": "range240", "gaudi3": "none", "": "none"}
+
+
+def test_a_detected_device_is_still_refused_with_what_to_use_instead() -> None:
+    platform = Gaudi()
+    caps = platform.capabilities(Probe(True, "", arch="gaudi2"), MODEL)
+    assert caps.static_shapes and caps.block_multiple == 128
+    with pytest.raises(ConfigError, match=r"only detects Gaudi cards.*--device cpu"):
+        platform.resolve(EngineConfig(model="m"), caps, MODEL)
