@@ -6,6 +6,7 @@ InferplaneError
 │   ├── UnknownNameError     a name nobody registered
 │   ├── DeviceUnavailableError   the requested device cannot be used; the message is its own reason
 │   ├── CapacityError        it does not fit the memory there is
+│   ├── DiskSpaceError       the disk has no room for it
 │   └── ModelError           the model's files are missing, damaged or inconsistent
 ├── DeviceError          the device or its runtime failed: the worker must be replaced
 ├── UnsupportedError     an optional part that this plugin does not offer
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "DeviceUnavailableError",
+    "DiskSpaceError",
     "EngineError",
     "InferplaneError",
     "ModelError",
@@ -60,6 +62,12 @@ class CapacityError(ConfigError):
     """The model or its KV cache does not fit the memory there is."""
 
     exit_code = 4
+
+
+class DiskSpaceError(ConfigError):
+    """The disk has no room for what must be fetched; nothing was written."""
+
+    exit_code = 6
 
 
 class ModelError(ConfigError):
