@@ -1,0 +1,25 @@
+"""Activations in plain torch. T tokens, I inner size."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["gelu", "gelu_mul", "silu_mul"]
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """silu of the first half of x[T,2I] times the second half -> [T,I] (arXiv:2002.05202)."""
+    gate, up = x.float().chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(x.dtype)
+
+
+def gelu_mul(x: Tensor) -> Tensor:
+    """Tanh-approximated gelu of the first half of x[T,2I] times the second half -> [T,I]."""
+    gate, up = x.float().chunk(2, dim=-1)
+    return (F.gelu(gate, approximate="tanh") * up).to(x.dtype)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Tanh-approximated gelu of x[T,I] (arXiv:1606.08415)."""
+    return F.gelu(x.float(), approximate="tanh").to(x.dtype)
