@@ -1,0 +1,162 @@
+// Paged attention over a KV cache laid out as matrix panels, for decode and prefill alike.
+//
+// A block of `bs` tokens and one KV head holds
+//   keys    [bs/16][H/c][16][c]     values  [Hv/16][bs/c][16][c]     c = 2 for bf16, 1 for f32
+// so that scores = q K^T and output = p V both are panels of matmul.hpp. The context of a sequence
+// is cut into chunks of CHUNK tokens whose partial results are merged in order: the arithmetic of a
+// row depends on nothing but its own sequence (FlashAttention, arXiv 2205.14135; split-KV decode).
+#pragma once
+#include <algorithm>
+#include <limits>
+#include "matmul.hpp"
+
+namespace ip {
+
+constexpr int64_t CHUNK = 512;  // tokens; multiple of every block size
+constexpr int TILE = 8;         // query rows (token, head) handled together
+
+struct Cache {
+    Kind kind;              // BF16 or F32
+    uint8_t* keys;          // [blocks][KV heads][bs*H]
+    uint8_t* values;        // [blocks][KV heads][bs*Hv]
+    int64_t block_size, kv_heads, dim, dim_v;
+
+    int64_t bytes() const { return kind == BF16 ? 2 : 4; }
+    uint8_t* key_block(int64_t block, int64_t head) const {
+        return keys + (block * kv_heads + head) * block_size * dim * bytes();
+    }
+    uint8_t* value_block(int64_t block, int64_t head) const {
+        return values + (block * kv_heads + head) * block_size * dim_v * bytes();
+    }
+};
+
+inline void write_token(const Cache& c, int64_t slot, int64_t head, const float* k, const float* v) {
+    const int64_t t = slot % c.block_size, b = slot / c.block_size;
+    if (c.kind == BF16) {
+        uint16_t* keys = (uint16_t*)c.key_block(b, head) + t / 16 * c.dim * 16 + t % 16 * 2;
+        for (int64_t d = 0; d < c.dim; d += 2) {
+            keys[d * 16] = f32_to_bf16(k[d]);
+            keys[d * 16 + 1] = f32_to_bf16(k[d + 1]);
+        }
+        uint16_t* values = (uint16_t*)c.value_block(b, head) + t / 2 * 32 + t % 2;
+        for (int64_t d = 0; d < c.dim_v; d++)
+            values[d / 16 * c.block_size * 16 + d % 16 * 2] = f32_to_bf16(v[d]);
+    } else {
+        float* keys = (float*)c.key_block(b, head) + t / 16 * c.dim * 16 + t % 16;
+        for (int64_t d = 0; d < c.dim; d++) keys[d * 16] = k[d];
+        float* values = (float*)c.value_block(b, head) + t * 16;
+        for (int64_t d = 0; d < c.dim_v; d++) values[d / 16 * c.block_size * 16 + d % 16] = v[d];
+    }
+}
+
+struct AttentionSpec {
+    int64_t heads;  // query heads
+    float scale;
+    float softcap;   // 0 = off
+    int64_t window;  // 0 = off
+};
+
+// Query rows of one sequence and KV head: row r is token r / group of the step, head r % group.
+struct Rows {
+    const float* q;       // first token's first head of this KV head
+    int64_t q_pitch;      // floats between tokens
+    int64_t group;        // query heads per KV head
+    int64_t first;        // absolute position of row 0's token
+    int64_t start, count; // rows [start, start+count), count <= TILE
+};
+
+struct Partial {  // of TILE rows: sum of p*v, largest score, sum of p
+    float* out;   // [TILE][Hv]
+    float* peak;  // [TILE]
+    float* sum;   // [TILE]
+};
+
+template <int M>
+inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& rows, int64_t head,
+                        const int32_t* table, int64_t begin, int64_t end, uint8_t* scratch,
+                        Partial result) {
+    const int64_t bs = c.block_size, bytes = c.bytes(), q_bytes = c.dim * bytes;
+    uint8_t* q = scratch;
+    float* scores = (float*)(scratch + TILE * c.dim * 4);  // [M][CHUNK]
+    uint8_t* p = (uint8_t*)(scores + TILE * CHUNK);        // [M][CHUNK] in the cache's type
+    int64_t position[M];
+    for (int m = 0; m < M; m++) {
+        const int64_t r = rows.start + m, token = r / rows.group;
+        const float* source = rows.q + token * rows.q_pitch + r % rows.group * c.dim;
+        float scaled[512];
+        for (int64_t d = 0; d < c.dim; d += 16) vstore(scaled + d, vmul(vload(source + d), vset(spec.scale)));
+        convert_row(c.kind, scaled, c.dim, q + m * q_bytes);
+        position[m] = rows.first + token;
+    }
+    const int64_t b0 = begin / bs, b1 = (end + bs - 1) / bs, span = (b1 - b0) * bs;
+    const int64_t stride = panel_bytes(c.kind, c.dim);
+    for (int64_t b = b0; b < b1; b++) {
+        const uint8_t* keys = c.key_block(table[b], head);
+        for (int64_t t = 0; t < bs; t += 32) {
+            vf acc[M * 2];
+            tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim, acc);
+            for (int m = 0; m < M; m++) {
+                vstore(scores + m * CHUNK + (b - b0) * bs + t, acc[m * 2]);
+                vstore(scores + m * CHUNK + (b - b0) * bs + t + 16, acc[m * 2 + 1]);
+            }
+        }
+    }
+    constexpr float NEVER = -std::numeric_limits<float>::infinity();
+    for (int m = 0; m < M; m++) {
+        float* s = scores + m * CHUNK;
+        if (spec.softcap > 0)
+            for (int64_t t = 0; t < span; t++) s[t] = spec.softcap * std::tanh(s[t] / spec.softcap);
+        // what this row may see of the chunk
+        int64_t low = spec.window ? std::max<int64_t>(0, position[m] - spec.window + 1 - b0 * bs) : 0;
+        int64_t high = std::min<int64_t>(span, position[m] + 1 - b0 * bs);
+        for (int64_t t = 0; t < std::min(low, span); t++) s[t] = NEVER;
+        for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = NEVER;
+        vf top = vset(NEVER);
+        for (int64_t t = 0; t < span; t += 16) top = vmax(top, vload(s + t));
+        const float peak = vpeak(top);
+        vf sum = vzero();
+        const vf shift = vset(peak == NEVER ? 0.0f : peak);
+        for (int64_t t = 0; t < span; t += 16) {
+            vf e = vexp(vsub(vload(s + t), shift));
+            vstore(s + t, e);
+        }
+        // e^-87 is not zero: what may not be seen weighs exactly nothing
+        for (int64_t t = 0; t < std::min(low, span); t++) s[t] = 0.0f;
+        for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = 0.0f;
+        for (int64_t t = 0; t < span; t += 16) sum = vadd(sum, vload(s + t));
+        convert_row(c.kind, s, span, p + m * CHUNK * bytes);
+        result.peak[m] = peak;
+        result.sum[m] = vsum(sum);
+    }
+    const int64_t v_stride = panel_bytes(c.kind, bs);
+    for (int64_t d = 0; d < c.dim_v; d += 16) {
+        vf total[M];
+        for (int m = 0; m < M; m++) total[m] = vzero();
+        for (int64_t b = b0; b < b1; b++) {
+            vf acc[M];
+            tile<M, 1>(c.kind, c.value_block(table[b], head) + d / 16 * v_stride, v_stride,
+                       p + (b - b0) * bs * bytes, CHUNK * bytes, bs, acc);
+            for (int m = 0; m < M; m++) total[m] = vadd(total[m], acc[m]);
+        }
+        for (int m = 0; m < M; m++) vstore(result.out + m * c.dim_v + d, total[m]);
+    }
+}
+
+inline int64_t attention_scratch(int64_t dim) { return TILE * dim * 4 + TILE * CHUNK * 8; }
+
+inline void attend_tile(const Cache& c, const AttentionSpec& spec, const Rows& rows, int64_t head,
+                        const int32_t* table, int64_t begin, int64_t end, uint8_t* scratch,
+                        Partial out) {
+    switch (rows.count) {
+        case 1: return attend_rows<1>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 2: return attend_rows<2>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 3: return attend_rows<3>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 4: return attend_rows<4>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 5: return attend_rows<5>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 6: return attend_rows<6>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 7: return attend_rows<7>(c, spec, rows, head, table, begin, end, scratch, out);
+        default: return attend_rows<8>(c, spec, rows, head, table, begin, end, scratch, out);
+    }
+}
+
+}  // namespace ip

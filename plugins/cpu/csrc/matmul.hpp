@@ -1,0 +1,272 @@
+// Rows times packed weights. A weight [N,K] lies in panels of 16 outputs, streamed once:
+//   f32   [N/16][K][16]
+//   bf16  [N/16][K/2][16][2]
+//   int8  [N/16][K/4][16][4] as unsigned w+128; scales f32[N] apart; input quantised per row
+//   int8 in groups of 32  [N/16][K/32]{512 bytes, 16 f16 scales}; input quantised per 32
+//   int4 in groups of 32  [N/16][K/32]{256 bytes of nibbles, 16 f16 scales, 16 f16 offsets};
+//        w = scale * nibble + offset; input quantised per 32
+// Knows nothing of threads: the caller gives a range of panels.
+#pragma once
+#include "simd.hpp"
+
+namespace ip {
+
+enum Kind : int32_t { F32 = 0, BF16 = 1, INT8 = 2, INT8_G32 = 3, INT4_G32 = 4 };
+
+inline int64_t panel_bytes(Kind kind, int64_t k) {
+    switch (kind) {
+        case F32: return k * 64;
+        case BF16: return k * 32;
+        case INT8: return k * 16;
+        case INT8_G32: return k / 32 * 544;
+        default: return k / 32 * 320;
+    }
+}
+
+// One row of input as the kernel of `kind` reads it. Bytes a row:
+//   f32 4K | bf16 2K | int8 K, then f32 scale, i32 sum | groups: K, then K/32 scales, K/32 sums
+inline int64_t input_bytes(Kind kind, int64_t k) {
+    switch (kind) {
+        case F32: return k * 4;
+        case BF16: return k * 2;
+        case INT8: return k + 64;
+        default: return k + k / 32 * 8;
+    }
+}
+
+inline void quantise_span(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) {
+    vf peak = vzero();
+    for (int64_t i = 0; i < n; i += 16) peak = vmax(peak, vabs(vload(x + i)));
+    const float top = vpeak(peak);
+    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+    for (int64_t i = 0; i < n; i += 16) vstore_i8(q + i, vmul(vload(x + i), vset(inverse)));
+    int32_t total = 0;
+    for (int64_t i = 0; i < n; i++) total += q[i];
+    *scale = top / 127.0f;
+    *sum = total;
+}
+
+inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
+    if (kind == F32) {
+        std::memcpy(out, x, k * 4);
+    } else if (kind == BF16) {
+        for (int64_t i = 0; i < k; i += 16) vstore_bf16((uint16_t*)out + i, vload(x + i));
+    } else if (kind == INT8) {
+        quantise_span(x, k, (int8_t*)out, (float*)(out + k), (int32_t*)(out + k + 4));
+    } else {
+        float* scales = (float*)(out + k);
+        int32_t* sums = (int32_t*)(scales + k / 32);
+        for (int64_t g = 0; g < k / 32; g++)
+            quantise_span(x + g * 32, 32, (int8_t*)out + g * 32, scales + g, sums + g);
+    }
+}
+
+inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+constexpr int64_t AHEAD = 4096;  // bytes; about one DRAM latency of streaming
+
+// M rows against NB neighbouring panels; `acc` receives M*NB vectors of 16 outputs.
+template <int M, int NB>
+inline void tile_f32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch, int64_t k,
+                     vf* acc) {
+    vf a[M][NB];
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) a[m][b] = vzero();
+    for (int64_t i = 0; i < k; i++) {
+        vf wv[NB];
+        for (int b = 0; b < NB; b++) wv[b] = vload((const float*)(w + b * stride) + i * 16);
+        prefetch(w + i * 64 + AHEAD);
+        for (int m = 0; m < M; m++) {
+            const vf xv = vset(((const float*)(x + m * pitch))[i]);
+            for (int b = 0; b < NB; b++) a[m][b] = vfma(wv[b], xv, a[m][b]);
+        }
+    }
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) acc[m * NB + b] = a[m][b];
+}
+
+// One chain of sums per output whatever M and NB are, so that a row's result does not depend on
+// how many rows share the step.
+template <int M, int NB>
+inline void tile_bf16(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch, int64_t k,
+                      vf* acc) {
+    vf a[M][NB];
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) a[m][b] = vzero();
+    for (int64_t i = 0; i < k / 2; i++) {
+        for (int b = 0; b < NB; b++) prefetch(w + b * stride + i * 64 + AHEAD);
+        for (int m = 0; m < M; m++) {
+            const uint32_t xv = ((const uint32_t*)(x + m * pitch))[i];
+            for (int b = 0; b < NB; b++)
+                a[m][b] = dot_bf16(a[m][b], (const uint16_t*)(w + b * stride + i * 64), xv);
+        }
+    }
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) acc[m * NB + b] = a[m][b];
+}
+
+template <int M, int NB>
+inline void tile_int8(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch, int64_t k,
+                      vf* acc) {
+    vi a[M][NB];
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) a[m][b] = izero();
+    for (int64_t i = 0; i < k / 4; i++) {
+        BytesU8 wv[NB];
+        for (int b = 0; b < NB; b++) {
+            wv[b] = load_u8(w + b * stride + i * 64);
+            prefetch(w + b * stride + i * 64 + AHEAD);
+        }
+        for (int m = 0; m < M; m++) {
+            const uint32_t xv = ((const uint32_t*)(x + m * pitch))[i];
+            for (int b = 0; b < NB; b++) a[m][b] = dot_u8(a[m][b], wv[b], xv);
+        }
+    }
+    for (int m = 0; m < M; m++) {
+        const uint8_t* row = x + m * pitch;
+        const float scale = *(const float*)(row + k);
+        const int32_t bias = 128 * *(const int32_t*)(row + k + 4);
+        for (int b = 0; b < NB; b++)
+            acc[m * NB + b] = vmul(itof(isub(a[m][b], bias)), vset(scale));
+    }
+}
+
+template <int M, int NB>
+inline void tile_int8_g32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+                          int64_t k, vf* acc) {
+    vf f[M][NB];
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) f[m][b] = vzero();
+    for (int64_t g = 0; g < k / 32; g++) {
+        for (int b = 0; b < NB; b++) {
+            const uint8_t* block = w + b * stride + g * 544;
+            for (int p = 0; p < 9; p++) prefetch(block + AHEAD + p * 64);
+            vi a[M];
+            for (int m = 0; m < M; m++) a[m] = izero();
+            for (int i = 0; i < 8; i++) {
+                const BytesU8 wv = load_u8(block + i * 64);
+                for (int m = 0; m < M; m++)
+                    a[m] = dot_u8(a[m], wv, ((const uint32_t*)(x + m * pitch))[g * 8 + i]);
+            }
+            const vf ws = vload_f16((const uint16_t*)(block + 512));
+            for (int m = 0; m < M; m++) {
+                const float* scales = (const float*)(x + m * pitch + k);
+                const int32_t sum = ((const int32_t*)(scales + k / 32))[g];
+                f[m][b] = vfma(itof(isub(a[m], 128 * sum)), vmul(ws, vset(scales[g])), f[m][b]);
+            }
+        }
+    }
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) acc[m * NB + b] = f[m][b];
+}
+
+template <int M, int NB>
+inline void tile_int4_g32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+                          int64_t k, vf* acc) {
+    vf f[M][NB];
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) f[m][b] = vzero();
+    for (int64_t g = 0; g < k / 32; g++) {
+        for (int b = 0; b < NB; b++) {
+            const uint8_t* block = w + b * stride + g * 320;
+            for (int p = 0; p < 5; p++) prefetch(block + AHEAD + p * 64);
+            vi a[M];
+            for (int m = 0; m < M; m++) a[m] = izero();
+            for (int i = 0; i < 4; i++) {
+                BytesU8 lo, hi;
+                load_nibbles(block + i * 64, lo, hi);
+                for (int m = 0; m < M; m++) {
+                    const uint32_t* xv = (const uint32_t*)(x + m * pitch) + g * 8 + i * 2;
+                    a[m] = dot_u8(dot_u8(a[m], lo, xv[0]), hi, xv[1]);
+                }
+            }
+            const vf ws = vload_f16((const uint16_t*)(block + 256));
+            const vf wo = vload_f16((const uint16_t*)(block + 288));
+            for (int m = 0; m < M; m++) {
+                const float* scales = (const float*)(x + m * pitch + k);
+                const float sum = float(((const int32_t*)(scales + k / 32))[g]);
+                const vf part = vfma(itof(a[m]), ws, vmul(wo, vset(sum)));
+                f[m][b] = vfma(part, vset(scales[g]), f[m][b]);
+            }
+        }
+    }
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) acc[m * NB + b] = f[m][b];
+}
+
+template <int M, int NB>
+inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+                 int64_t k, vf* acc) {
+    switch (kind) {
+        case F32: return tile_f32<M, NB>(w, stride, x, pitch, k, acc);
+        case BF16: return tile_bf16<M, NB>(w, stride, x, pitch, k, acc);
+        case INT8: return tile_int8<M, NB>(w, stride, x, pitch, k, acc);
+        case INT8_G32: return tile_int8_g32<M, NB>(w, stride, x, pitch, k, acc);
+        default: return tile_int4_g32<M, NB>(w, stride, x, pitch, k, acc);
+    }
+}
+
+// What happens to 16 finished outputs of one row.
+struct Epilogue {
+    float* out;          // [rows, pitch]
+    int64_t pitch;       // floats between rows of `out`
+    int64_t n;           // true number of outputs
+    const float* scale;  // f32[N] or null (int8 per channel)
+    const float* bias;   // f32[N] or null
+    bool add;            // out += result (residual)
+};
+
+inline void finish(const Epilogue& e, int64_t row, int64_t panel, vf v) {
+    const int64_t o = panel * 16;
+    float* out = e.out + row * e.pitch + o;
+    if (o + 16 <= e.n) {
+        if (e.scale) v = vmul(v, vload(e.scale + o));
+        if (e.bias) v = vadd(v, vload(e.bias + o));
+        vstore(out, e.add ? vadd(vload(out), v) : v);
+        return;
+    }
+    float t[16];
+    vstore(t, v);
+    for (int64_t i = 0; i < e.n - o; i++) {
+        float y = t[i] * (e.scale ? e.scale[o + i] : 1.0f) + (e.bias ? e.bias[o + i] : 0.0f);
+        out[i] = e.add ? out[i] + y : y;
+    }
+}
+
+template <int M, int NB>
+inline void block(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+                  int64_t k, int64_t row, int64_t panel, const Epilogue& e) {
+    vf acc[M * NB];
+    tile<M, NB>(kind, w, stride, x, pitch, k, acc);
+    for (int m = 0; m < M; m++)
+        for (int b = 0; b < NB; b++) finish(e, row + m, panel + b, acc[m * NB + b]);
+}
+
+template <int NB>
+inline void rows_of(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+                    int64_t k, int64_t rows, int64_t panel, const Epilogue& e) {
+    int64_t r = 0;
+    for (; r + 8 <= rows; r += 8)
+        block<8, NB>(kind, w, stride, x + r * pitch, pitch, k, r, panel, e);
+    const uint8_t* rest = x + r * pitch;
+    switch (rows - r) {
+        case 7: return block<7, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 6: return block<6, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 5: return block<5, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 4: return block<4, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 3: return block<3, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 2: return block<2, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 1: return block<1, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        default: return;
+    }
+}
+
+// All rows against panels [first, last): the weights of a panel pair stay in cache for all rows.
+inline void matmul(Kind kind, const uint8_t* w, const uint8_t* x, int64_t pitch, int64_t k,
+                   int64_t rows, int64_t first, int64_t last, const Epilogue& e) {
+    const int64_t stride = panel_bytes(kind, k);
+    int64_t p = first;
+    for (; p + 2 <= last; p += 2) rows_of<2>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
+    for (; p < last; p++) rows_of<1>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
+}
+
+}  // namespace ip

@@ -1,0 +1,1 @@
+"""The C++ step library: loading, packing weights, describing and running a program."""

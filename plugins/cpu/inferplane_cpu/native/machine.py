@@ -1,0 +1,205 @@
+"""Threads, working memory and the run of a native program.
+
+A `ProgramBuilder` collects instructions over row buffers; `build` freezes them; `NativeProgram.run`
+executes one step with the GIL released. Nothing here knows where the instructions came from.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import CDLL
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inferplane_cpu.native.library import (
+    Buffer,
+    Cache,
+    Group,
+    Instruction,
+    Op,
+    Program,
+    Prologue,
+    Step,
+)
+from inferplane_cpu.native.packing import PackedWeight
+
+__all__ = ["Machine", "NativeProgram", "ProgramBuilder", "StepArrays"]
+
+
+class Machine:
+    """The library and its worker threads; one for each executor."""
+
+    def __init__(self, library: CDLL, cpus: tuple[int, ...]) -> None:
+        """`cpus`: processor of each thread, -1 = any; the first, the caller, is not pinned here."""
+        self.library = library
+        self.threads = len(cpus)
+        self._pool = library.ip_pool_create(self.threads, (ctypes.c_int * self.threads)(*cpus))
+
+    @property
+    def pool(self) -> int:
+        """Handle of the thread pool."""
+        return int(self._pool)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool:
+            self.library.ip_pool_destroy(self._pool)
+            self._pool = None
+
+
+@dataclass(slots=True)
+class StepArrays:
+    """One step's int32 tensors: token_ids[T], positions[T], query_start[S+1], seq_lens[S],
+    sample_rows[R]; for each group tables[S,P] and slots[T]."""
+
+    token_ids: Tensor
+    positions: Tensor
+    query_start: Tensor
+    seq_lens: Tensor
+    sample_rows: Tensor
+    tables: tuple[Tensor, ...]
+    slots: tuple[Tensor, ...]
+
+
+class ProgramBuilder:
+    """Collects buffers, caches and instructions; keeps every tensor they point to alive."""
+
+    def __init__(self, machine: Machine, max_tokens: int, max_samples: int) -> None:
+        self.machine = machine
+        self.max_tokens = max_tokens
+        self.max_samples = max_samples
+        self.buffers: list[Tensor] = []
+        self.caches: list[Cache] = []
+        self.instructions: list[Instruction] = []
+        self._keep: list[Tensor] = []
+        self._widest = 32
+        self._shared = 0
+        self._dims = [(16, 16)]
+
+    def buffer(self, width: int, per_sample: bool = False) -> int:
+        """A new f32 row buffer; returns its number."""
+        rows = self.max_samples if per_sample else self.max_tokens
+        self.buffers.append(torch.zeros(rows, width))
+        return len(self.buffers) - 1
+
+    def cache(self, cache: Cache) -> int:
+        """A layer's KV; returns its number."""
+        self.caches.append(cache)
+        self._dims.append((cache.dim, cache.dim_v))
+        return len(self.caches) - 1
+
+    def keep(self, tensor: Tensor | None) -> int:
+        """Address of a contiguous tensor that lives as long as the program; 0 for None."""
+        if tensor is None:
+            return 0
+        self._keep.append(tensor)
+        return tensor.data_ptr()
+
+    def emit(self, op: Op, **fields: Any) -> None:
+        """Append one instruction; unnamed fields are 0, `scale` is 1."""
+        self.instructions.append(Instruction(op=int(op), **{"scale": 1.0, **fields}))
+
+    def linear(
+        self,
+        weight: PackedWeight,
+        src: int,
+        dst: int,
+        *,
+        prologue: Prologue = Prologue.NONE,
+        norm: Tensor | None = None,
+        eps: float = 0.0,
+        **fields: Any,
+    ) -> None:
+        """dst (+)= prologue(src) x weight^T + bias; `fields` as in Instruction (bias a Tensor)."""
+        per_sample = bool(fields.get("per_sample"))
+        k = weight.in_features
+        rows = self.max_samples if per_sample else self.max_tokens
+        self._widest = max(self._widest, k)
+        self._shared = max(self._shared, rows * self.machine.library.ip_input_bytes(weight.kind, k))
+        self.emit(
+            Op.LINEAR,
+            src=src,
+            dst=dst,
+            k=k,
+            n=weight.out_features,
+            kind=int(weight.kind),
+            prologue=int(prologue),
+            eps=eps,
+            weight=self.keep(weight.data),
+            weight_scale=self.keep(weight.scale),
+            norm=self.keep(norm),
+            **{**fields, "bias": self.keep(fields.get("bias"))},
+        )
+
+    def build(self, max_seqs: int, max_context: int) -> NativeProgram:
+        """Freeze; working memory is sized for the largest step."""
+        return NativeProgram(self, max_seqs, max_context)
+
+    def working_memory(self, max_seqs: int, max_context: int) -> tuple[int, int, int]:
+        """(bytes of scratch a thread, bytes shared, floats of attention partials)."""
+        library = self.machine.library
+        scratch = max(library.ip_scratch_bytes(self._widest, d, v) for d, v in self._dims)
+        heads = max((c.kv_heads for c in self.caches), default=1)
+        chunks = max_seqs * heads * (max_context // 512 + 2)
+        partials = chunks * max(library.ip_partial_floats(v) for _, v in self._dims)
+        return scratch, self._shared, min(partials, 1 << 24)
+
+
+class NativeProgram:
+    """A frozen program and its memory; runs one step at a time."""
+
+    def __init__(self, builder: ProgramBuilder, max_seqs: int, max_context: int) -> None:
+        self.machine = builder.machine
+        self.buffers = builder.buffers
+        self._builder = builder
+        scratch, shared, partials = builder.working_memory(max_seqs, max_context)
+        threads = self.machine.threads
+        self._scratch = [torch.zeros(scratch, dtype=torch.uint8) for _ in range(threads)]
+        self._shared = torch.zeros(shared + 64, dtype=torch.uint8)
+        self._partials = torch.zeros(partials)
+        self.ids = torch.zeros(builder.max_samples, dtype=torch.int32)
+        self.flags = torch.zeros(builder.max_samples, dtype=torch.int32)
+        self._instructions = (Instruction * len(builder.instructions))(*builder.instructions)
+        self._buffers = (Buffer * len(self.buffers))(
+            *(Buffer(b.data_ptr(), b.stride(0)) for b in self.buffers)
+        )
+        self._caches = (Cache * max(1, len(builder.caches)))(*builder.caches)
+        self._threads = (ctypes.c_void_p * threads)(*(s.data_ptr() for s in self._scratch))
+        self._program = Program(
+            instructions=self._instructions,
+            count=len(self._instructions),
+            buffers=self._buffers,
+            caches=self._caches,
+            shared=self._shared.data_ptr(),
+            shared_bytes=shared,
+            scratch=self._threads,
+            scratch_bytes=scratch,
+            partials=self._partials.data_ptr(),
+            partial_floats=partials,
+        )
+
+    def run(self, arrays: StepArrays) -> None:
+        """Execute; results lie in the buffers, `ids` and `flags` (first R entries)."""
+        groups = (Group * max(1, len(arrays.tables)))(
+            *(
+                Group(table.data_ptr(), table.shape[1], slots.data_ptr())
+                for table, slots in zip(arrays.tables, arrays.slots, strict=True)
+            )
+        )
+        step = Step(
+            tokens=arrays.token_ids.numel(),
+            seqs=arrays.seq_lens.numel(),
+            samples=arrays.sample_rows.numel(),
+            token_ids=arrays.token_ids.data_ptr(),
+            positions=arrays.positions.data_ptr(),
+            query_start=arrays.query_start.data_ptr(),
+            seq_lens=arrays.seq_lens.data_ptr(),
+            sample_rows=arrays.sample_rows.data_ptr(),
+            groups=groups,
+            ids=self.ids.data_ptr(),
+            flags=self.flags.data_ptr(),
+        )
+        self.machine.library.ip_run(self.machine.pool, self._program, step)

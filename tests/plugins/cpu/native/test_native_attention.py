@@ -1,0 +1,138 @@
+"""The C++ attention and rotary instructions against plain torch, over random paged caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from inferplane_cpu.native.library import Cache, Kind, Op
+from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
+
+BLOCK = 32
+
+
+@dataclass
+class Case:
+    lengths: tuple[tuple[int, int], ...]  # (query, context) of each sequence
+    heads: int = 6
+    kv_heads: int = 2
+    dim: int = 64
+    window: int = 0
+    softcap: float = 0.0
+    dtype: torch.dtype = torch.float32
+
+
+def ints(values: object) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.int32)
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, case: Case, position: int) -> Tensor:
+    """q[n,N,H] at positions position.. over k, v[c,K,H] -> [n,N,H], in float64."""
+    group = case.heads // case.kv_heads
+    k, v = (x.double().repeat_interleave(group, 1) for x in (k, v))
+    scores = torch.einsum("nhd,chd->hnc", q.double(), k) * case.dim**-0.5
+    if case.softcap:
+        scores = case.softcap * torch.tanh(scores / case.softcap)
+    rows = position + torch.arange(len(q))[:, None]
+    columns = torch.arange(len(k))[None]
+    seen = columns <= rows
+    if case.window:
+        seen &= columns > rows - case.window
+    return torch.einsum("hnc,chd->nhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+
+
+def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
+    """(native, reference) outputs [T,N*H] of one step over context written before."""
+    make = torch.Generator().manual_seed(0)
+    n, k, h = case.heads, case.kv_heads, case.dim
+    blocks = sum(-(-context // BLOCK) for _, context in case.lengths) + 1
+    shape = (blocks, k, BLOCK * h)
+    keys, values = torch.zeros(shape, dtype=case.dtype), torch.zeros(shape, dtype=case.dtype)
+    kind = Kind.F32 if case.dtype == torch.float32 else Kind.BF16
+    cache = Cache(int(kind), keys.data_ptr(), values.data_ptr(), BLOCK, k, h, h)
+    total = sum(query for query, _ in case.lengths)
+    builder = ProgramBuilder(machine, total, len(case.lengths))
+    qkv, out = builder.buffer((n + 2 * k) * h), builder.buffer(n * h)
+    layer = builder.cache(cache)
+    shared = {"heads": n, "kv_heads": k, "dim": h, "dim_v": h, "layer": layer, "src": qkv}
+    builder.emit(Op.ROTARY, rotary=0, **shared)
+    builder.emit(
+        Op.ATTEND, dst=out, scale=h**-0.5, window=case.window, softcap=case.softcap, **shared
+    )
+    program = builder.build(len(case.lengths), max(context for _, context in case.lengths))
+    tables = torch.zeros(len(case.lengths), blocks, dtype=torch.int32)
+    start, positions, slots, expected = [0], [], [], []
+    next_block = 1
+    for s, (query, context) in enumerate(case.lengths):
+        count = -(-context // BLOCK)
+        # a permuted table: neighbours in the sequence are not neighbours in memory
+        tables[s, :count] = torch.arange(next_block + count - 1, next_block - 1, -1)
+        next_block += count
+        q = torch.randn(query, n, h, generator=make)
+        kv = torch.randn(2, context, k, h, generator=make)
+        row = slice(start[-1], start[-1] + query)
+        program.buffers[qkv][row] = torch.cat(
+            (q, kv[0, context - query :], kv[1, context - query :]), 1
+        ).flatten(1)
+        start.append(start[-1] + query)
+        where = [int(tables[s, p // BLOCK]) * BLOCK + p % BLOCK for p in range(context)]
+        positions += range(context - query, context)
+        slots += where[context - query :]
+        earlier = ints(where[: context - query])
+        past = kv[:, : context - query].contiguous()
+        machine.library.ip_write_tokens(
+            cache, earlier.data_ptr(), len(earlier), past[0].data_ptr(), past[1].data_ptr()
+        )
+        stored = kv.to(case.dtype)
+        expected.append(reference(q, stored[0], stored[1], case, context - query))
+    program.run(
+        StepArrays(
+            torch.zeros(total, dtype=torch.int32),
+            ints(positions),
+            ints(start),
+            ints([context for _, context in case.lengths]),
+            ints([stop - 1 for stop in start[1:]]),
+            (tables,),
+            (ints(slots),),
+        )
+    )
+    return program.buffers[out][:total], torch.cat(expected).flatten(1).float()
+
+
+CASES = {
+    "decode": Case(((1, 1), (1, 31), (1, 33), (1, 200))),
+    "prefill": Case(((70, 70), (5, 5))),
+    "chunk": Case(((40, 100), (64, 600))),
+    "mixed": Case(((1, 50), (1, 700), (33, 33))),
+    "long decode is merged from chunks": Case(((1, 1500), (1, 512), (1, 513))),
+    "window": Case(((1, 300), (50, 120)), window=40),
+    "window over chunks": Case(((1, 1400), (20, 900)), window=600),
+    "softcap": Case(((1, 90), (9, 30)), softcap=20.0),
+    "one head a group": Case(((1, 40), (20, 20)), heads=4, kv_heads=4, dim=32),
+    "wide groups": Case(((1, 40), (7, 50)), heads=16, kv_heads=1, dim=128),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attention_in_float32_equals_the_definition(machine: Machine, name: str) -> None:
+    native, expected = run(machine, CASES[name])
+    torch.testing.assert_close(native, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attention_over_a_bf16_cache_stays_within_its_rounding(machine: Machine, name: str) -> None:
+    case = CASES[name]
+    case = Case(
+        **{**{f: getattr(case, f) for f in case.__dataclass_fields__}, "dtype": torch.bfloat16}
+    )
+    native, expected = run(machine, case)
+    torch.testing.assert_close(native, expected, atol=2e-2, rtol=2e-2)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(machine: Machine) -> None:
+    alone, _ = run(machine, Case(((1, 700),)))
+    company, _ = run(machine, Case(((1, 700), (1, 33), (70, 1400))))
+    assert torch.equal(alone[0], company[0])

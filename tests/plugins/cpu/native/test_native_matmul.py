@@ -1,0 +1,133 @@
+"""Packed weights of every type against float64 arithmetic on the same dequantised values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from inferplane.errors import UnsupportedError
+from inferplane_cpu.native.library import Prologue
+from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
+from inferplane_cpu.native.packing import PackedWeight, pack_dense, pack_int4, pack_int8
+
+SHAPES = [(32, 16), (64, 40), (576, 960), (1536, 48)]
+ROWS = [1, 2, 5, 8, 17]
+
+
+def quantised(machine: Machine, kind: str, weight: Tensor) -> tuple[PackedWeight, Tensor]:
+    """(packed, the values it stands for)."""
+    library = machine.library
+    grouped = weight.unflatten(1, (-1, 32))
+    match kind:
+        case "f32":
+            return pack_dense(library, weight), weight
+        case "bf16":
+            return pack_dense(library, weight.bfloat16()), weight.bfloat16().float()
+        case "int8":
+            scale = weight.abs().amax(1, keepdim=True) / 127
+            values = (weight / scale).round().to(torch.int8)
+            return pack_int8(library, values, scale), values * scale
+        case "int8 groups":
+            scale = (grouped.abs().amax(2) / 127).half().float()
+            values = (grouped / scale[..., None]).round().clamp(-128, 127).to(torch.int8)
+            packed = pack_int8(library, values.flatten(1), scale)
+            return packed, (values * scale[..., None]).flatten(1)
+        case "int4 symmetric":
+            scale = (grouped.abs().amax(2) / 7).half().float()
+            values = (grouped / scale[..., None]).round().clamp(-8, 7).to(torch.int8)
+            packed = pack_int4(library, values.flatten(1), scale, None, -8)
+            return packed, (values * scale[..., None]).flatten(1)
+        case _:
+            low = grouped.amin(2).half().float()
+            scale = ((grouped.amax(2) - low) / 15).half().float()
+            values = ((grouped - low[..., None]) / scale[..., None]).round().clamp(0, 15)
+            packed = pack_int4(library, values.to(torch.int8).flatten(1), scale, low, 0)
+            return packed, (values * scale[..., None] + low[..., None]).flatten(1)
+
+
+def apply(machine: Machine, packed: PackedWeight, x: Tensor, **options: object) -> Tensor:
+    """One linear instruction over the rows of x."""
+    builder = ProgramBuilder(machine, len(x), 1)
+    source, target = builder.buffer(x.shape[1]), builder.buffer(packed.out_features)
+    builder.linear(packed, source, target, **options)  # type: ignore[arg-type]
+    program = builder.build(1, 32)
+    program.buffers[source].copy_(x)
+    rows = torch.zeros(len(x), dtype=torch.int32)
+    one = torch.zeros(1, dtype=torch.int32)
+    ends = torch.tensor([0, len(x)], dtype=torch.int32)
+    program.run(StepArrays(rows, rows, ends, one, one, (), ()))
+    return program.buffers[target].clone()
+
+
+LIMITS = {"f32": 2e-6, "bf16": 4e-3}  # relative Frobenius norm; quantised: 8-bit inputs
+KINDS = ["f32", "bf16", "int8", "int8 groups", "int4 symmetric", "int4 with offsets"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_a_packed_matrix_multiplies_like_its_values(
+    machine: Machine, kind: str, inputs: int, outputs: int
+) -> None:
+    make = torch.Generator().manual_seed(inputs)
+    packed, values = quantised(machine, kind, torch.randn(outputs, inputs, generator=make))
+    for rows in ROWS:
+        x = torch.randn(rows, inputs, generator=make)
+        expected = x.double() @ values.double().T
+        error = (apply(machine, packed, x) - expected).norm() / expected.norm()
+        assert error < LIMITS.get(kind, 2e-2), (rows, error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_alone_and_in_company(machine: Machine, kind: str) -> None:
+    make = torch.Generator().manual_seed(1)
+    packed, _ = quantised(machine, kind, torch.randn(96, 64, generator=make))
+    x = torch.randn(11, 64, generator=make)
+    together = apply(machine, packed, x)
+    for row in range(len(x)):
+        assert torch.equal(apply(machine, packed, x[row : row + 1])[0], together[row])
+
+
+def test_prologues_do_what_their_ops_do(machine: Machine) -> None:
+    make = torch.Generator().manual_seed(2)
+    weight = torch.randn(48, 64, generator=make)
+    packed = pack_dense(machine.library, weight)
+    x, norm = torch.randn(5, 64, generator=make), torch.randn(64, generator=make)
+    normed = torch.nn.functional.rms_norm(x, (64,), norm, 1e-5)
+    native = apply(machine, packed, x, prologue=Prologue.RMS, norm=norm, eps=1e-5)
+    torch.testing.assert_close(native, normed @ weight.T, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prologue", "activation"),
+    [
+        (Prologue.SILU_MUL, torch.nn.functional.silu),
+        (
+            Prologue.GELU_MUL,
+            lambda gate: torch.nn.functional.gelu(gate, approximate="tanh"),
+        ),
+    ],
+)
+def test_gates_do_what_their_ops_do(
+    machine: Machine, prologue: Prologue, activation: object
+) -> None:
+    make = torch.Generator().manual_seed(3)
+    weight = torch.randn(32, 64, generator=make)
+    packed = pack_dense(machine.library, weight)
+    both = 3 * torch.randn(6, 128, generator=make)
+    gate, up = both.chunk(2, 1)
+    builder = ProgramBuilder(machine, 6, 1)
+    source, target = builder.buffer(128), builder.buffer(32)
+    builder.linear(packed, source, target, prologue=prologue)
+    program = builder.build(1, 32)
+    program.buffers[source].copy_(both)
+    rows, one = torch.zeros(6, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    ends = torch.tensor([0, 6], dtype=torch.int32)
+    program.run(StepArrays(rows, rows, ends, one, one, (), ()))
+    expected = (activation(gate) * up) @ weight.T  # type: ignore[operator]
+    torch.testing.assert_close(program.buffers[target], expected, atol=5e-5, rtol=1e-4)
+
+
+def test_widths_the_kernels_cannot_read_are_refused_with_the_number(machine: Machine) -> None:
+    with pytest.raises(UnsupportedError, match="in_features 40"):
+        pack_dense(machine.library, torch.zeros(16, 40))
