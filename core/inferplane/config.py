@@ -87,7 +87,7 @@ class ModelSettings:
         1,
         kinds.count(1),
         "Devices that share each layer.",
-        aliases={"--tensor-parallel-size": "known here as --tensor-parallel", "-tp": ""},
+        aliases={"--tensor-parallel-size": "known here as --tensor-parallel"},
     )
     memory_fraction: float = _device(
         0.9,

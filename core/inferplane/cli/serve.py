@@ -1,0 +1,58 @@
+"""`inferplane serve`: resolve settings and model, then hand over to the server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from inferplane.catalogue import resolve_model
+from inferplane.cli.flags import Given, resolve_given, with_settings
+from inferplane.cli.terminal import FetchDisplay
+from inferplane.config import (
+    ModelSettings,
+    ServeSettings,
+    launch_settings,
+    read_key_file,
+)
+from inferplane.settings import Resolved
+
+__all__ = ["fetch_model", "serve", "serve_settings"]
+
+
+def fetch_model(settings: ModelSettings) -> Path:
+    """Where the model's files are; shows a fetch while it lasts."""
+    with FetchDisplay(settings.model) as display:
+        return resolve_model(
+            settings.model, offline=settings.offline, progress=display, cache=settings.cache
+        )
+
+
+def serve_settings(resolved: Resolved, model: Path) -> ServeSettings:
+    """Everything the server is told, from resolved settings and the fetched model."""
+    what = ModelSettings(**resolved.of(ModelSettings))
+    settings = ServeSettings(
+        launch=launch_settings(what, model),
+        model_source=what.model,
+        chat_template=what.chat_template,
+        generation_config=what.generation_config,
+        **resolved.of(ServeSettings),
+    )
+    if settings.api_key_file is None:
+        return settings
+    return replace(settings, api_keys=settings.api_keys + read_key_file(settings.api_key_file))
+
+
+@with_settings(ModelSettings, ServeSettings)
+def serve(given: Given) -> int:
+    """Serve a model over HTTP, as the OpenAI API has it.
+
+    Without a model, a small one is fetched and served. Every flag is also an environment variable
+    (--max-num-seqs is INFERPLANE_MAX_NUM_SEQS) and a key of the settings file.
+    """
+    resolved = resolve_given(given)
+    model = fetch_model(ModelSettings(**resolved.of(ModelSettings)))
+    settings = serve_settings(resolved, model)
+
+    from inferplane.server.run import serve as run_server  # 300 ms that --help need not pay
+
+    return run_server(settings)
