@@ -57,6 +57,8 @@ class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
     """Seconds from submission to first scheduling; with the first output."""
     prefill_s: float = 0.0
     """Seconds from first scheduling to first token; with the first output."""
+    embedding: bytes = b""
+    """Pooled vector as little-endian float32, with the end of a pooling request."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,197 @@
+"""A plan of the scheduler becomes the arrays of a StepBatch.
+
+State that lasts longer than a step lives in lanes; per sequence and step there is one short loop.
+Legend: T tokens, S sequences, R sampled rows, P table width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from inferplane.engine.lanes import Lanes, gather_rows
+from inferplane.engine.sampling_rows import GatheredRows, SamplingRows
+from inferplane.interfaces import Array, KVPlan, SamplerCaps, SamplingBatch, StepBatch
+from inferplane.scheduling.plan import ScheduledSequence, StepPlan
+
+__all__ = ["BatchBuilder", "BuiltStep"]
+
+_ON_DEVICE = -1
+"""Stands for a token whose value only the device knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltStep:
+    """What the device runs, and how the host draws from the logits of `batch.host_rows`."""
+
+    batch: StepBatch
+    host_sampling: SamplingBatch | None
+
+
+class BatchBuilder:
+    """Makes batches for one executor. No array of a batch is touched again."""
+
+    def __init__(
+        self, kv: KVPlan, caps: SamplerCaps, num_lanes: int, max_len: int, vocab_size: int
+    ) -> None:
+        self.block_size = kv.block_size
+        max_blocks = -(-max_len // kv.block_size) + 2  # lookahead of drafts may pass the end
+        self.lanes = Lanes(num_lanes, max_blocks, kv.groups)
+        self.rows = SamplingRows(caps, num_lanes, vocab_size)
+        self._row_of_lane = np.full(num_lanes, -1, np.int32)
+        """Row of the previous batch whose token is on the device."""
+
+    def build(self, plan: StepPlan) -> BuiltStep:
+        """The arrays of one step. RuntimeError when a token is needed that nobody has drawn."""
+        items = plan.scheduled
+        lanes, ids, width = self._read(plan)
+        lanes_S = np.array(lanes, np.int32)
+        starts_S = np.array([item.start for item in items], np.int32)
+        token_ids_T = np.array(ids, np.int32)
+        query_start, positions_T, seq_lens_S, lanes_T = _spread(items, lanes_S, starts_S, len(ids))
+        sources_T = self._sources(token_ids_T, lanes_T)
+        drafts_S = _drafts(items)
+        sampled, gathered = self._sampling(items, lanes, seq_lens_S, drafts_S)
+        self._row_of_lane.fill(-1)
+        self._row_of_lane[lanes_S[sampled]] = np.arange(len(sampled), dtype=np.int32)
+        host_rows = None if gathered is None else gathered.host_rows
+        if host_rows is not None:
+            self._row_of_lane[lanes_S[sampled[host_rows]]] = -1
+        scored, num_scored_logprobs = _scored(items, query_start)
+        batch = StepBatch(
+            step=plan.step,
+            num_decodes=sum(item.is_decode for item in items),
+            token_ids=token_ids_T,
+            token_source=sources_T,
+            positions=positions_T,
+            query_start=query_start,
+            seq_lens=seq_lens_S,
+            lanes=lanes_S,
+            block_tables=tuple(gather_rows(t, lanes_S, width) for t in self.lanes.tables),
+            slots=tuple(self._slots(t, lanes_T, positions_T) for t in self.lanes.tables),
+            sampled=sampled,
+            sampling=None if gathered is None else gathered.device,
+            drafts=drafts_S,
+            host_rows=host_rows,
+            scored=scored,
+            num_scored_logprobs=num_scored_logprobs,
+            embedded=_embedded(items),
+            zeroed=np.array(plan.zeroed, np.int32) if plan.zeroed else None,
+            copied=np.array(plan.copied, np.int32) if plan.copied else None,
+            released=np.array(plan.released, np.int32) if plan.released else None,
+        )
+        return BuiltStep(batch, None if gathered is None else gathered.host)
+
+    def _read(self, plan: StepPlan) -> tuple[list[int], list[int], int]:
+        """Lanes, input tokens and the widest table; the only loop over sequences and tokens."""
+        owners, sync = self.lanes.owners, self.lanes.sync
+        for lane in plan.released:
+            owners[lane] = None
+        entering = {*plan.new, *plan.resumed}
+        lanes: list[int] = []
+        ids: list[int] = []
+        width = 1
+        for item in plan.scheduled:
+            sequence = item.sequence
+            lane = sequence.lane
+            if owners[lane] is not sequence or (entering and sequence.request_id in entering):
+                self.lanes.enter(lane, sequence)
+                self.rows.enter(lane, sequence)
+            blocks = sync(lane, sequence)
+            if blocks > width:
+                width = blocks
+            lanes.append(lane)
+            if item.num_tokens == 1:
+                known = sequence.token_ids
+                ids.append(known[item.start] if item.start < len(known) else _ON_DEVICE)
+            else:
+                _append_tokens(item, ids)
+        return lanes, ids, width
+
+    def _sources(self, token_ids_T: Array, lanes_T: Array) -> Array:
+        """i32[T]: rows of the previous step that hold the inputs unknown to the host."""
+        sources_T = np.full(len(token_ids_T), -1, np.int32)
+        unknown = token_ids_T == _ON_DEVICE
+        if unknown.any():
+            rows = self._row_of_lane[lanes_T[unknown]]
+            if (rows < 0).any():
+                raise RuntimeError("a sequence was planned before its last token was drawn")
+            sources_T[unknown] = rows
+            token_ids_T[unknown] = 0
+        return sources_T
+
+    def _sampling(
+        self,
+        items: list[ScheduledSequence],
+        lanes: list[int],
+        seq_lens_S: Array,
+        drafts_S: Array | None,
+    ) -> tuple[Array, GatheredRows | None]:
+        chosen = [i for i, item in enumerate(items) if item.samples]
+        sampled = np.array(chosen, np.int32)
+        if not chosen:
+            return sampled, None
+        positions_R = seq_lens_S[sampled]
+        if drafts_S is not None:
+            positions_R = positions_R - drafts_S[sampled]
+        if len(chosen) < len(items):
+            items, lanes = [items[i] for i in chosen], [lanes[i] for i in chosen]
+        return sampled, self.rows.gather(items, lanes, positions_R)
+
+    def _slots(self, table: Array, lanes_T: Array, positions_T: Array) -> Array:
+        blocks_T = table[lanes_T, positions_T // self.block_size]
+        slots_T: Array = blocks_T * self.block_size + positions_T % self.block_size
+        return slots_T
+
+
+def _spread(
+    items: list[ScheduledSequence], lanes_S: Array, starts_S: Array, num_tokens: int
+) -> tuple[Array, Array, Array, Array]:
+    """query_start [S+1], positions [T], seq_lens [S] and the lane of each token [T]."""
+    num_seqs = len(items)
+    if num_tokens == num_seqs:  # decodes alone: one token each
+        return np.arange(num_seqs + 1, dtype=np.int32), starts_S, starts_S + 1, lanes_S
+    lens_S = np.array([item.num_tokens for item in items], np.int32)
+    query_start = np.zeros(num_seqs + 1, np.int32)
+    np.cumsum(lens_S, out=query_start[1:])
+    positions_T = np.arange(num_tokens, dtype=np.int32)
+    positions_T += np.repeat(starts_S - query_start[:-1], lens_S)
+    return query_start, positions_T, starts_S + lens_S, np.repeat(lanes_S, lens_S)
+
+
+def _append_tokens(item: ScheduledSequence, ids: list[int]) -> None:
+    drafts = item.drafts
+    plain = item.num_tokens - len(drafts)
+    known = item.sequence.token_ids[item.start : item.start + plain]
+    ids += known
+    if len(known) < plain:
+        ids.append(_ON_DEVICE)
+    ids += [max(token, 0) for token in drafts]  # a placeholder's row is computed and ignored
+
+
+def _drafts(items: list[ScheduledSequence]) -> Array | None:
+    counts = [len(item.drafts) for item in items]
+    return np.array(counts, np.int32) if any(counts) else None
+
+
+def _scored(items: list[ScheduledSequence], query_start: Array) -> tuple[Array | None, int]:
+    """Rows whose next prompt token is to be scored, and the most alternatives asked."""
+    parts, most = [], 0
+    for i, item in enumerate(items):
+        asked = item.sequence.request.sampling.prompt_logprobs
+        if asked is None or item.sequence.num_output_tokens:
+            continue
+        prompt = item.sequence.request.prompt_ids
+        ids = np.array(prompt[item.start + 1 : item.start + item.num_tokens + 1], np.int32)
+        rows = query_start[i] + np.arange(len(ids), dtype=np.int32)
+        parts.append(np.stack((rows, ids), axis=1))
+        most = max(most, asked)
+    if not any(len(part) for part in parts):
+        return None, 0
+    return np.concatenate(parts), most
+
+
+def _embedded(items: list[ScheduledSequence]) -> Array | None:
+    rows = [i for i, item in enumerate(items) if item.sequence.request.pooling]
+    return np.array(rows, np.int32) if rows else None
