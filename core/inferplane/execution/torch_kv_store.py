@@ -1,0 +1,169 @@
+"""Paged KV in torch tensors for the layouts nhd and hnd; knows nothing of attention.
+
+B blocks, S block size, K KV heads, H head size, Hv value head size, N slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from inferplane.errors import ConfigError
+from inferplane.interfaces import Allocator, Array, DeviceRuntime, KVPlan, KVStore, LayerKV
+
+__all__ = ["PagedKV", "TorchKVStore"]
+
+_ALIGNMENT = 64
+"""Bytes; every layer's keys and values start on a cache line."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedKV:
+    """The handle of one layer; both tensors are contiguous."""
+
+    k: Tensor
+    """[B,S,K,H] in layout nhd, [B,K,S,H] in hnd."""
+    v: Tensor
+    """As `k`, with Hv."""
+    layout: str
+    block_size: int
+
+    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k[N,K,H] and v[N,K,Hv] at `slots` i32[N] or i64[N]."""
+        for held, new in ((self.k, k), (self.v, v)):
+            if self.layout == "nhd":
+                held.flatten(0, 1).index_copy_(0, slots.long(), new.to(held.dtype))
+            else:
+                held.index_put_(self._places(slots), new.to(held.dtype))
+
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [N,K,H] and values [N,K,Hv] at `slots`."""
+        if self.layout == "nhd":
+            return self.k.flatten(0, 1)[slots.long()], self.v.flatten(0, 1)[slots.long()]
+        return self.k[self._places(slots)], self.v[self._places(slots)]
+
+    def _places(self, slots: Tensor) -> tuple[Tensor, ...]:
+        heads = torch.arange(self.k.shape[1], device=slots.device)
+        block, offset = slots.long() // self.block_size, slots.long() % self.block_size
+        return block[:, None], heads, offset[:, None]
+
+
+class TorchKVStore(KVStore):
+    """Keys and values of each layer in tensors of their own, cut from one buffer.
+
+    The i-th layers of all groups share tensors, since a block serves one group at a time.
+    """
+
+    def __init__(
+        self,
+        device: DeviceRuntime,
+        allocator: Allocator,
+        take: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        """`take` yields that many zeroed bytes, u8 (default: torch, on the device)."""
+        self._device = device
+        self._allocator = allocator
+        self._take = take or self._zeros
+        self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._layers: dict[str, PagedKV] = {}
+        self._num_blocks = 0
+
+    def bytes_per_block(self, layer: LayerKV, block_size: int) -> int:
+        """Keys and values, without overhead."""
+        return sum(_bytes_per_block(layer, block_size))
+
+    def allocate(self, plan: KVPlan) -> None:
+        """Take the memory; an earlier plan's is dropped first.
+
+        Raises ConfigError where layers that would share tensors differ in size.
+        """
+        sites = [_shared_size(layers, plan) for layers in zip_longest(*_layers(plan))]
+        parts = [plan.num_blocks * size for pair in sites for size in pair]
+        self._layers.clear()
+        self._tensors.clear()  # before taking: both may not fit
+        with self._allocator.pool("kv"):
+            buffer = self._take(sum(parts))
+        pieces = iter(torch.split(buffer, parts))
+        self._tensors = list(zip(pieces, pieces, strict=True))
+        for group in plan.groups:
+            for layer, (k, v) in zip(group.layers, self._tensors, strict=False):
+                self._layers[layer.name] = PagedKV(
+                    _shaped(k, layer, layer.head_dim, plan.block_size),
+                    _shaped(v, layer, layer.head_dim_v, plan.block_size),
+                    layer.layout,
+                    plan.block_size,
+                )
+        self._num_blocks = plan.num_blocks
+
+    def layer(self, name: str) -> PagedKV:
+        """The PagedKV of a layer."""
+        return self._layers[name]
+
+    def zero(self, blocks: Array) -> None:
+        """Once for each layer of the largest group."""
+        index = self._index(blocks)
+        for tensor in self._by_block():
+            tensor.index_fill_(0, index, 0)
+
+    def copy(self, pairs: Array) -> None:
+        """As `zero`; all sources are read before any target is written."""
+        sources, targets = self._index(pairs).unbind(1)
+        for tensor in self._by_block():
+            tensor.index_copy_(0, targets, tensor.index_select(0, sources))
+
+    def read_tokens(self, layer: str, slots: Array) -> tuple[Array, Array]:
+        """For the kit."""
+        k, v = self._layers[layer].read(self._index(slots))
+        return k.float().cpu().numpy(), v.float().cpu().numpy()
+
+    def write_tokens(self, layer: str, slots: Array, k: Array, v: Array) -> None:
+        """For the kit."""
+        index = self._index(slots)
+        k_NKH, v_NKH = (torch.from_numpy(x).to(index.device) for x in (k, v))
+        self._layers[layer].write(index, k_NKH, v_NKH)
+
+    def _by_block(self) -> Iterator[Tensor]:
+        for pair in self._tensors:
+            for tensor in pair:
+                yield tensor.view(self._num_blocks, -1)
+
+    def _index(self, ids: Array) -> Tensor:
+        return torch.from_numpy(ids).to(self._device.torch_device, torch.int64)
+
+    def _zeros(self, num_bytes: int) -> Tensor:
+        return torch.zeros(num_bytes, dtype=torch.uint8, device=self._device.torch_device)
+
+
+def _layers(plan: KVPlan) -> Iterator[tuple[LayerKV, ...]]:
+    return (group.layers for group in plan.groups)
+
+
+def _bytes_per_block(layer: LayerKV, block_size: int) -> tuple[int, int]:
+    rows = block_size * layer.num_kv_heads * _dtype(layer).itemsize
+    return rows * layer.head_dim, rows * layer.head_dim_v
+
+
+def _shared_size(layers: Iterable[LayerKV | None], plan: KVPlan) -> tuple[int, int]:
+    sizes = {layer.name: _bytes_per_block(layer, plan.block_size) for layer in layers if layer}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {k} + {v} bytes" for name, (k, v) in sizes.items())
+        raise ConfigError(
+            f"KV groups can share blocks only between layers of one size, but a block takes {told}"
+        )
+    return next(iter(sizes.values()))
+
+
+def _shaped(buffer: Tensor, layer: LayerKV, head_dim: int, block_size: int) -> Tensor:
+    heads = layer.num_kv_heads
+    inner = (block_size, heads) if layer.layout == "nhd" else (heads, block_size)
+    return buffer.view(_dtype(layer)).view(-1, *inner, head_dim)
+
+
+def _dtype(layer: LayerKV) -> torch.dtype:
+    dtype = getattr(torch, layer.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
