@@ -4,7 +4,21 @@ from inferplane.hookspecs import Register, hookimpl
 
 INTERFACE_VERSION = (1, 0)
 
+_KERNELS = "inferplane_triton.kernels."
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    register("triton", "inferplane_triton.attention.paged:PagedAttention", on=("triton",))
+
 
 @hookimpl
 def register_kernels(register: Register) -> None:
-    pass
+    on = ("triton",)
+    register("rms_norm/1", _KERNELS + "norm:rms_norm", on=on)
+    register("add_rms_norm/1", _KERNELS + "norm:add_rms_norm", on=on)
+    register("rotary/1", _KERNELS + "rotary:rotary", on=on)
+    register("silu_mul/1", _KERNELS + "activation:silu_mul", on=on)
+    register("gelu_mul/1", _KERNELS + "activation:gelu_mul", on=on)
+    register("linear/1", _KERNELS + "linear:LINEAR", on=on)
+    register("sample/1", _KERNELS + "sampling:sample", on=on)

@@ -1,0 +1,62 @@
+"""The work lists of attention kernels: which program does which piece; numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inferplane.interfaces import Array
+
+__all__ = ["decode_items", "prefill_tiles"]
+
+
+def decode_items(
+    seq_lens: Array, window: int | None, piece_slots: int, tile: int, min_piece: int
+) -> Array:
+    """i32[<= S + piece_slots, 8]: pieces of each sequence's cached context, longest first.
+
+    Columns: sequence, start, stop, piece, its sequence's first piece, pieces, position of the new
+    token in the last piece and -1 in others, 0. The pieces of a sequence are equally long, and
+    there are at most `piece_slots` more pieces than sequences.
+    """
+    stop = seq_lens.astype(np.int64) - 1
+    start = np.zeros_like(stop) if window is None else np.maximum(stop + 1 - window, 0)
+    span = stop - start
+    piece = max(min_piece, -(-int(span.sum()) // piece_slots))
+    pieces = np.maximum(-(-span // piece), 1)
+    even = -(-span // pieces)
+    length = -(-even // tile) * tile
+    pieces = np.where(length > 0, np.maximum(-(-span // np.maximum(length, 1)), 1), 1)
+    seq = np.repeat(np.arange(len(stop)), pieces)
+    first = np.cumsum(pieces) - pieces
+    index = np.arange(len(seq)) - first[seq]
+    items = np.zeros((len(seq), 8), np.int32)
+    items[:, 0] = seq
+    items[:, 1] = start[seq] + index * length[seq]
+    items[:, 2] = np.minimum(items[:, 1] + length[seq], stop[seq])
+    items[:, 3] = np.arange(len(seq))
+    items[:, 4] = first[seq]
+    items[:, 5] = pieces[seq]
+    items[:, 6] = np.where(index == pieces[seq] - 1, stop[seq], -1)
+    order = np.argsort(items[:, 1] - items[:, 2], kind="stable")
+    return np.ascontiguousarray(items[order])
+
+
+def prefill_tiles(query_start: Array, seq_lens: Array, first_seq: int, tokens: int) -> Array:
+    """i32[N,4]: (sequence, first token row, tokens, position of the first), dearest first.
+
+    Sequences from `first_seq` on, `tokens` of each at a time.
+    """
+    begin = query_start[first_seq:-1].astype(np.int64)
+    length = query_start[first_seq + 1 :].astype(np.int64) - begin
+    context = seq_lens[first_seq:].astype(np.int64) - length
+    count = -(-length // tokens)
+    seq = np.repeat(np.arange(len(length)), count)
+    index = np.arange(len(seq)) - (np.cumsum(count) - count)[seq]
+    offset = index * tokens
+    tiles = np.zeros((len(seq), 4), np.int32)
+    tiles[:, 0] = seq + first_seq
+    tiles[:, 1] = begin[seq] + offset
+    tiles[:, 2] = np.minimum(tokens, length[seq] - offset)
+    tiles[:, 3] = context[seq] + offset
+    order = np.argsort(-tiles[:, 3].astype(np.int64), kind="stable")
+    return np.ascontiguousarray(tiles[order])

@@ -1,0 +1,189 @@
+"""Attention of one new token per sequence over its paged context, split over the context.
+
+Flash-Decoding (Dao et al. 2023) with the query heads of a KV head packed into one tile. The work
+list is made on the host: an item is a piece of one sequence's context. The program that arrives
+last at a sequence combines the pieces, so one launch does everything, the KV write included.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def finish_rows(acc, peak, total, sink, SINKS: tl.constexpr):
+    """Normalise, with the sink's logit (base 2) joining the sum where the model has sinks."""
+    if SINKS:
+        top = tl.maximum(peak, sink)
+        shrink = tl.exp2(peak - top)
+        total = total * shrink + tl.exp2(sink - top)
+        acc = acc * shrink[:, None]
+    return acc / total[:, None]
+
+
+@triton.jit
+def cap_scores(scores, softcap, CAP: tl.constexpr):
+    """softcap * tanh(s / softcap), on scores whose unit is log2."""
+    if CAP:
+        limit = softcap * 1.4426950408889634
+        scores = limit * (2.0 * tl.sigmoid(2.0 * scores / limit) - 1.0)
+    return scores
+
+
+@triton.jit
+def attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
+                CAP: tl.constexpr, MASKED: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+    """One step of the online softmax (base 2) over a tile of keys; `seen` masks scores."""
+    if UPCAST:  # the interpreter's dot is wrong for bfloat16
+        q, k, v = q.to(tl.float32), k.to(tl.float32), v.to(tl.float32)
+    else:
+        k, v = k.to(q.dtype), v.to(q.dtype)
+    scores = cap_scores(tl.dot(q, tl.trans(k), input_precision="ieee") * scale, softcap, CAP)
+    if MASKED:
+        scores = tl.where(seen, scores, float("-inf"))
+    top = tl.maximum(peak, tl.max(scores, axis=1))
+    base = tl.where(top == float("-inf"), 0.0, top) if MASKED else top
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(peak - base)
+    total = total * shrink + tl.sum(weights, axis=1)
+    acc = acc * shrink[:, None]
+    acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
+    return top, total, acc
+
+
+@triton.jit
+def combine_pieces(part_ptr, stat_ptr, first, count, head, row, dims, inside, k_heads,
+                   ROWS: tl.constexpr, V_PAD: tl.constexpr, GROUP: tl.constexpr,
+                   V_HEAD: tl.constexpr):  # fmt: skip
+    """Merge the pieces first..first+count of one sequence and KV head."""
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, V_PAD], tl.float32)
+    for piece in range(first, first + count):
+        at = (piece * k_heads + head) * GROUP + row
+        part_peak = tl.load(stat_ptr + at * 2, mask=row < GROUP, other=0.0, cache_modifier=".cg")
+        part_total = tl.load(stat_ptr + at * 2 + 1, mask=row < GROUP, other=1.0,
+                             cache_modifier=".cg")  # fmt: skip
+        part = tl.load(part_ptr + at[:, None].to(tl.int64) * V_HEAD + dims[None, :], mask=inside,
+                       other=0.0, cache_modifier=".cg")  # fmt: skip
+        top = tl.maximum(peak, part_peak)
+        old, new = tl.exp2(peak - top), tl.exp2(part_peak - top)
+        total = total * old + part_total * new
+        acc = acc * old[:, None] + part * new[:, None]
+        peak = top
+    return acc, peak, total
+
+
+@triton.jit
+def store_new_token(
+    q, k_ptr, v_ptr, k_cache, v_cache, table, seq, head, position, scale, softcap,
+    k_stride, v_stride, kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+    HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
+    PAGE: tl.constexpr, CAP: tl.constexpr,
+):  # fmt: skip
+    """Put the new token's key and value at `position`; its score and value begin the softmax."""
+    k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    block = tl.load(table + position // PAGE).to(tl.int64)
+    offset = position % PAGE
+    k = tl.load(k_ptr + seq * k_stride + head * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
+    v = tl.load(v_ptr + seq * v_stride + head * V_HEAD + v_dims, mask=v_dims < V_HEAD, other=0.0)
+    k, v = k.to(k_cache.dtype.element_ty), v.to(v_cache.dtype.element_ty)
+    k_place = block * kb_stride + offset * ks_stride + head * kh_stride
+    v_place = block * vb_stride + offset * vs_stride + head * vh_stride
+    tl.store(k_cache + k_place + k_dims, k, mask=k_dims < HEAD)
+    tl.store(v_cache + v_place + v_dims, v, mask=v_dims < V_HEAD)
+    score = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scale
+    return cap_scores(score, softcap, CAP), v.to(tl.float32)
+
+
+@triton.jit
+def meet_pieces(
+    acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, k_heads,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
+):  # fmt: skip
+    """Leave this piece for the others; the last program to arrive gets them all combined."""
+    row, dims = tl.arange(0, ROWS), tl.arange(0, V_PAD)
+    inside = (row < GROUP)[:, None] & (dims < V_HEAD)[None, :]
+    count = tl.load(item + 5)
+    last = count == 1
+    if count > 1:
+        at = (tl.load(item + 3) * k_heads + head) * GROUP + row
+        tl.store(part_ptr + at[:, None].to(tl.int64) * V_HEAD + dims[None, :], acc, mask=inside)
+        tl.store(stat_ptr + at * 2, peak, mask=row < GROUP)
+        tl.store(stat_ptr + at * 2 + 1, total, mask=row < GROUP)
+        tl.debug_barrier()  # every thread's part is stored before this program is counted
+        counter = arrivals + seq * k_heads + head
+        last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == count - 1
+        if last:
+            tl.store(counter, 0)  # ready for the next launch
+            acc, peak, total = combine_pieces(
+                part_ptr, stat_ptr, tl.load(item + 4), count, head, row, dims, inside, k_heads,
+                ROWS, V_PAD, GROUP, V_HEAD)  # fmt: skip
+    return acc, peak, total, last
+
+
+@triton.jit(do_not_specialize=["table_stride"])
+def decode_items(
+    q_ptr, k_ptr, v_ptr, k_cache, v_cache, out_ptr, part_ptr, stat_ptr, arrivals, items, tables,
+    sinks_ptr, scale, softcap, table_stride, q_stride, k_stride, v_stride,
+    kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
+    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
+    NEW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Program (head, item). An item: seq, start, stop, piece, first piece, pieces, position, 0.
+
+    start..stop are cached positions; `position` >= 0 marks the sequence's last piece and is that
+    of its new token, whose key and value come from k_ptr and v_ptr (NEW) and are written here, or
+    lie in the cache already. Row `seq` of q, k, v and out belongs to the sequence.
+    """
+    head, k_heads = tl.program_id(0), tl.num_programs(0)
+    item = items + tl.program_id(1) * 8
+    seq = tl.load(item)
+    if seq < 0:
+        return
+    start, stop = tl.load(item + 1), tl.load(item + 2)
+    position = tl.load(item + 6)
+    row, col = tl.arange(0, ROWS), tl.arange(0, TILE)
+    k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    wide = seq.to(tl.int64)
+    q_mask = (row < GROUP)[:, None] & (k_dims < HEAD)[None, :]
+    q_at = (head * GROUP + row)[:, None] * HEAD + k_dims[None, :]
+    q = tl.load(q_ptr + wide * q_stride + q_at, mask=q_mask, other=0.0)
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, V_PAD], tl.float32)
+    table = tables + wide * table_stride
+    if position >= 0:
+        if NEW:
+            peak, value = store_new_token(
+                q, k_ptr, v_ptr, k_cache, v_cache, table, wide, head, position, scale, softcap,
+                k_stride, v_stride, kb_stride, ks_stride, kh_stride, vb_stride, vs_stride,
+                vh_stride, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, CAP)  # fmt: skip
+            total = tl.full([ROWS], 1.0, tl.float32)
+            acc += value[None, :]
+        else:
+            stop += 1
+    for near in range(start, stop, TILE):
+        place = near + col
+        inside = place < stop
+        block = tl.load(table + place // PAGE, mask=inside, other=0).to(tl.int64)
+        k_place = block * kb_stride + place % PAGE * ks_stride + head * kh_stride
+        v_place = block * vb_stride + place % PAGE * vs_stride + head * vh_stride
+        k = tl.load(k_cache + k_place[:, None] + k_dims[None, :],
+                    mask=inside[:, None] & (k_dims < HEAD)[None, :], other=0.0)  # fmt: skip
+        v = tl.load(v_cache + v_place[:, None] + v_dims[None, :],
+                    mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0.0)  # fmt: skip
+        peak, total, acc = attend_tile(q, k, v, peak, total, acc, inside[None, :], scale, softcap,
+                                       CAP, True, UPCAST)  # fmt: skip
+    acc, peak, total, last = meet_pieces(
+        acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, k_heads,
+        GROUP, ROWS, V_HEAD, V_PAD)  # fmt: skip
+    if last:
+        sink = peak
+        if SINKS:
+            sink = tl.load(sinks_ptr + head * GROUP + row, mask=row < GROUP, other=0.0)
+            sink = sink.to(tl.float32) * 1.4426950408889634
+        out = finish_rows(acc, peak, total, sink, SINKS).to(out_ptr.dtype.element_ty)
+        out_at = (wide * k_heads + head) * GROUP + row
+        v_mask = (row < GROUP)[:, None] & (v_dims < V_HEAD)[None, :]
+        tl.store(out_ptr + out_at[:, None] * V_HEAD + v_dims[None, :], out, mask=v_mask)

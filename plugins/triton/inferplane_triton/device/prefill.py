@@ -1,0 +1,99 @@
+"""Attention of chunks of tokens over their paged context, prompts and decodes alike.
+
+FlashAttention-2's loop (Dao 2023, arXiv 2307.08691) over tiles of the block table; a tile of
+queries holds all heads that share a KV head, so each key is loaded once for them.
+"""
+
+import triton
+import triton.language as tl
+
+from inferplane_triton.device.decode import attend_tile, finish_rows
+
+
+@triton.jit
+def attend_range(
+    q, k_cache, v_cache, table, peak, total, acc, begin, end, position, head, scale, softcap,
+    kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+    HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
+    MASKED: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over cached positions begin..end; MASKED where some row sees only part."""
+    col = tl.arange(0, TILE)
+    k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    for near in range(begin, end, TILE):
+        place = near + col
+        if MASKED:
+            inside = place < end
+            block = tl.load(table + place // PAGE, mask=inside, other=0).to(tl.int64)
+            k_mask = inside[:, None] & (k_dims < HEAD)[None, :]
+            v_mask = inside[:, None] & (v_dims < V_HEAD)[None, :]
+            seen = inside[None, :] & (place[None, :] <= position[:, None])
+            if WINDOW:
+                seen = seen & (place[None, :] > position[:, None] - WINDOW)
+        else:
+            block = tl.load(table + place // PAGE).to(tl.int64)
+            k_mask = (col >= 0)[:, None] & (k_dims < HEAD)[None, :]
+            v_mask = (col >= 0)[:, None] & (v_dims < V_HEAD)[None, :]
+            seen = k_mask
+        k_place = block * kb_stride + place % PAGE * ks_stride + head * kh_stride
+        v_place = block * vb_stride + place % PAGE * vs_stride + head * vh_stride
+        k = tl.load(k_cache + k_place[:, None] + k_dims[None, :], mask=k_mask, other=0.0)
+        v = tl.load(v_cache + v_place[:, None] + v_dims[None, :], mask=v_mask, other=0.0)
+        peak, total, acc = attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
+                                       CAP, MASKED, UPCAST)  # fmt: skip
+    return peak, total, acc
+
+
+@triton.jit(do_not_specialize=["table_stride"])
+def prefill_tiles(
+    q_ptr, k_cache, v_cache, out_ptr, tiles, tables, sinks_ptr, scale, softcap, table_stride,
+    q_stride, kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
+    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
+    WINDOW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Program (head, tile). A tile: seq, first token row, tokens, position of the first token.
+
+    Keys and values of this step are in the cache before the launch.
+    """
+    head, k_heads = tl.program_id(0), tl.num_programs(0)
+    tile = tiles + tl.program_id(1) * 4
+    seq = tl.load(tile)
+    if seq < 0:
+        return
+    first_row, tokens, first = tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    row = tl.arange(0, ROWS)
+    token, member = row // GROUP, row % GROUP
+    valid = token < tokens
+    position = first + tl.minimum(token, tokens - 1)
+    k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    token_row = (first_row + token).to(tl.int64)
+    q_at = token_row * q_stride + (head * GROUP + member) * HEAD
+    q = tl.load(q_ptr + q_at[:, None] + k_dims[None, :],
+                mask=valid[:, None] & (k_dims < HEAD)[None, :], other=0.0)  # fmt: skip
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, V_PAD], tl.float32)
+    table = tables + seq.to(tl.int64) * table_stride
+    end = first + tokens
+    if WINDOW:
+        begin = tl.maximum(first - WINDOW + 1, 0) // TILE * TILE
+    else:
+        begin = (first + 1) // TILE * TILE  # up to here every row sees every key
+        peak, total, acc = attend_range(
+            q, k_cache, v_cache, table, peak, total, acc, 0, begin, position, head, scale, softcap,
+            kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+            HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, False, UPCAST)  # fmt: skip
+    peak, total, acc = attend_range(
+        q, k_cache, v_cache, table, peak, total, acc, begin, end, position, head, scale, softcap,
+        kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+        HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, True, UPCAST)  # fmt: skip
+    sink = peak
+    if SINKS:
+        sink = tl.load(sinks_ptr + head * GROUP + member).to(tl.float32) * 1.4426950408889634
+    out = finish_rows(acc, peak, total, sink, SINKS)
+    out_at = (token_row * k_heads + head) * GROUP + member
+    tl.store(out_ptr + out_at[:, None] * V_HEAD + v_dims[None, :],
+             out.to(out_ptr.dtype.element_ty),
+             mask=valid[:, None] & (v_dims < V_HEAD)[None, :])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Launchers: the catalogue's signatures over the kernels in `inferplane_triton.device`."""

@@ -1,0 +1,1 @@
+"""Quantised multiplication: one QuantKernel class a scheme."""

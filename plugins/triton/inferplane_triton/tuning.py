@@ -1,0 +1,114 @@
+"""Launch settings by architecture: tables made offline, never searched while serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import triton
+from triton import knobs
+
+__all__ = [
+    "DecodeTuning",
+    "PrefillTuning",
+    "StreamTuning",
+    "Target",
+    "decode_tuning",
+    "prefill_tuning",
+    "stream_tuning",
+    "target",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the kernels will run on."""
+
+    backend: str
+    """Triton's word: its code generator, or "interpreter"."""
+    arch: str
+    units: int
+    """Processors that run programs side by side."""
+    shared_bytes: int
+    """On-chip memory of one program at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTuning:
+    """How decode attention is cut and launched."""
+
+    tile: int
+    """Cached tokens of one loop step."""
+    warps: int
+    stages: int
+    programs_per_unit: int
+    """The work list is cut until about so many programs a unit exist."""
+    min_piece: int
+    """Tokens below which a context is not cut further."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTuning:
+    """How prompt attention is tiled and launched."""
+
+    rows: int
+    """Query rows (tokens x grouped heads) of one program."""
+    tile: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTuning:
+    """How one row times a matrix is cut."""
+
+    rows: int
+    """Outputs of one program."""
+    cols: int
+    """Inputs of one unrolled step."""
+    warps: int
+
+
+@lru_cache(maxsize=1)
+def target() -> Target:
+    """The current device as Triton's driver reports it; a small one under the interpreter."""
+    if knobs.runtime.interpret:
+        return Target("interpreter", "", 8, 1 << 30)
+    driver = triton.runtime.driver.active
+    current = driver.get_current_target()
+    facts = driver.utils.get_device_properties(driver.get_current_device())
+    return Target(
+        current.backend,
+        str(current.arch),
+        int(facts["multiprocessor_count"]),
+        int(facts["max_shared_mem"]),
+    )
+
+
+def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
+    """Tiles of keys and values, `stages` deep, must fit the on-chip memory."""
+    if found.backend == "interpreter":
+        return DecodeTuning(16, 4, 1, 2, 16)
+    tile = 64 if head_dim <= 128 else 32
+    stages = 3
+    while stages > 1 and 2 * stages * tile * head_dim * itemsize > found.shared_bytes // 2:
+        stages -= 1
+    return DecodeTuning(tile, 4, stages, 4, 64)
+
+
+def prefill_tuning(found: Target, head_dim: int, itemsize: int) -> PrefillTuning:
+    """128 query rows where two stages of keys and values fit beside them, else 64."""
+    if found.backend == "interpreter":
+        return PrefillTuning(16, 16, 4, 1)
+    wide = itemsize > 2 or head_dim > 128 or found.shared_bytes < 160 * 1024
+    if wide:
+        return PrefillTuning(64, 32, 4, 1 if itemsize > 2 else 2)
+    return PrefillTuning(128, 64, 8, 3)
+
+
+@lru_cache(maxsize=64)
+def stream_tuning(inputs: int, outputs: int) -> StreamTuning:
+    """Many programs, each with tens of kilobytes of weights in flight."""
+    cols = min(1024, max(16, int(triton.next_power_of_2(inputs))))
+    rows = 16 if outputs >= 4096 and inputs <= 1024 else 8
+    return StreamTuning(rows, cols, 4)
