@@ -265,7 +265,9 @@ inline void matmul(Kind kind, const uint8_t* w, const uint8_t* x, int64_t pitch,
                    int64_t rows, int64_t first, int64_t last, const Epilogue& e) {
     const int64_t stride = panel_bytes(kind, k);
     int64_t p = first;
-    for (; p + 2 <= last; p += 2) rows_of<2>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
+    if (rows > 3)  // few rows wait for memory, which likes one stream; many share their broadcasts
+        for (; p + 2 <= last; p += 2)
+            rows_of<2>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
     for (; p < last; p++) rows_of<1>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
 }
 

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import UnsupportedError
+from inferplane_cpu.native.arena import WeightArena
 from inferplane_cpu.native.library import Kind
 
-__all__ = ["PackedWeight", "pack_dense", "pack_int4", "pack_int8"]
-
-GUARD_BYTES = 8192
-"""Behind each weight, so that prefetching past the end stays inside the allocation."""
+__all__ = ["PackedWeight", "Packer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,73 +26,79 @@ class PackedWeight:
     out_features: int
     in_features: int
     data: Tensor
-    """uint8, 64-byte aligned"""
+    """uint8, 64-byte aligned; one pass over the weight reads all of it."""
     scale: Tensor | None = None
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes one pass over the weight reads."""
-        return self.data.numel() - GUARD_BYTES
+
+class Packer:
+    """Packs the weights of one model, in the order in which a step reads them."""
+
+    def __init__(self, library: CDLL) -> None:
+        self._library = library
+        self._arena = WeightArena()
+
+    def dense(self, weight: Tensor) -> PackedWeight:
+        """weight[O,I] in float32 or bfloat16, kept in that type.
+
+        Raises UnsupportedError for another dtype or I not a multiple of 32.
+        """
+        weight = weight.contiguous()
+        if weight.dtype == torch.float32:
+            packed, pack = self._reserve(Kind.F32, weight), self._library.ip_pack_f32
+        elif weight.dtype == torch.bfloat16:
+            packed, pack = self._reserve(Kind.BF16, weight), self._library.ip_pack_bf16
+        else:
+            raise UnsupportedError(
+                f"weights in {weight.dtype}: the kernels take float32 and bfloat16"
+            )
+        pack(weight.data_ptr(), *weight.shape, packed.data.data_ptr())
+        return packed
+
+    def int8(self, values: Tensor, scales: Tensor) -> PackedWeight:
+        """values int8[O,I] with scales f32[O,1] (per output) or f32[O,I/32] (groups of 32)."""
+        rows, columns = values.shape
+        values, scales = values.contiguous(), scales.float().contiguous()
+        if scales.shape == (rows, 1):
+            packed = self._reserve(Kind.INT8, values, scales.flatten())
+            self._library.ip_pack_int8(values.data_ptr(), rows, columns, packed.data.data_ptr())
+            return packed
+        _check_groups(values, scales)
+        packed = self._reserve(Kind.INT8_G32, values)
+        self._library.ip_pack_int8_g32(
+            values.data_ptr(), scales.data_ptr(), rows, columns, packed.data.data_ptr()
+        )
+        return packed
+
+    def int4(
+        self, values: Tensor, scales: Tensor, offsets: Tensor | None, low: int
+    ) -> PackedWeight:
+        """values int8[O,I] in low..low+15, w = values*scales + offsets, both f32[O,I/32]."""
+        values, scales = values.contiguous(), scales.float().contiguous()
+        _check_groups(values, scales)
+        offsets = None if offsets is None else offsets.float().contiguous()
+        packed = self._reserve(Kind.INT4_G32, values)
+        self._library.ip_pack_int4_g32(
+            values.data_ptr(),
+            scales.data_ptr(),
+            None if offsets is None else offsets.data_ptr(),
+            low,
+            *values.shape,
+            packed.data.data_ptr(),
+        )
+        return packed
+
+    def _reserve(self, kind: Kind, weight: Tensor, scale: Tensor | None = None) -> PackedWeight:
+        rows, columns = weight.shape
+        if columns % 32:
+            raise UnsupportedError(f"in_features {columns}: the kernels need a multiple of 32")
+        data = self._arena.take(self._library.ip_packed_bytes(kind, rows, columns))
+        return PackedWeight(kind, rows, columns, data, scale)
 
 
-def _reserve(library: CDLL, kind: Kind, rows: int, columns: int) -> Tensor:
-    if columns % 32:
-        raise UnsupportedError(f"in_features {columns}: the kernels need a multiple of 32")
-    return torch.zeros(
-        library.ip_packed_bytes(kind, rows, columns) + GUARD_BYTES, dtype=torch.uint8
-    )
-
-
-def pack_dense(library: CDLL, weight: Tensor) -> PackedWeight:
-    """weight[O,I] in float32 or bfloat16, kept in that type.
-
-    Raises UnsupportedError for another dtype or I not a multiple of 32.
-    """
-    rows, columns = weight.shape
-    weight = weight.contiguous()
-    if weight.dtype == torch.float32:
-        data = _reserve(library, Kind.F32, rows, columns)
-        library.ip_pack_f32(weight.data_ptr(), rows, columns, data.data_ptr())
-        return PackedWeight(Kind.F32, rows, columns, data)
-    if weight.dtype == torch.bfloat16:
-        data = _reserve(library, Kind.BF16, rows, columns)
-        library.ip_pack_bf16(weight.data_ptr(), rows, columns, data.data_ptr())
-        return PackedWeight(Kind.BF16, rows, columns, data)
-    raise UnsupportedError(f"weights in {weight.dtype}: the kernels take float32 and bfloat16")
-
-
-def pack_int8(library: CDLL, values: Tensor, scales: Tensor) -> PackedWeight:
-    """values int8[O,I] with scales f32[O,1] (per output) or f32[O,I/32] (groups of 32)."""
+def _check_groups(values: Tensor, scales: Tensor) -> None:
     rows, columns = values.shape
-    values, scales = values.contiguous(), scales.float().contiguous()
-    if scales.shape == (rows, 1):
-        data = _reserve(library, Kind.INT8, rows, columns)
-        library.ip_pack_int8(values.data_ptr(), rows, columns, data.data_ptr())
-        return PackedWeight(Kind.INT8, rows, columns, data, scales.flatten())
     if scales.shape != (rows, columns // 32):
-        raise UnsupportedError(f"int8 scales {tuple(scales.shape)} for {tuple(values.shape)}")
-    data = _reserve(library, Kind.INT8_G32, rows, columns)
-    library.ip_pack_int8_g32(values.data_ptr(), scales.data_ptr(), rows, columns, data.data_ptr())
-    return PackedWeight(Kind.INT8_G32, rows, columns, data)
-
-
-def pack_int4(
-    library: CDLL, values: Tensor, scales: Tensor, offsets: Tensor | None, low: int
-) -> PackedWeight:
-    """values int8[O,I] in low..low+15; scales, offsets f32[O,I/32]: w = values*scales+offsets."""
-    rows, columns = values.shape
-    values, scales = values.contiguous(), scales.float().contiguous()
-    if scales.shape != (rows, columns // 32):
-        raise UnsupportedError(f"int4 scales {tuple(scales.shape)} for {tuple(values.shape)}")
-    offsets = None if offsets is None else offsets.float().contiguous()
-    data = _reserve(library, Kind.INT4_G32, rows, columns)
-    library.ip_pack_int4_g32(
-        values.data_ptr(),
-        scales.data_ptr(),
-        0 if offsets is None else offsets.data_ptr(),
-        low,
-        rows,
-        columns,
-        data.data_ptr(),
-    )
-    return PackedWeight(Kind.INT4_G32, rows, columns, data)
+        raise UnsupportedError(
+            f"scales {tuple(scales.shape)} for weights {tuple(values.shape)}: the kernels need "
+            "one for each 32 inputs"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 from inferplane.errors import UnsupportedError
 from inferplane_cpu.native.library import Prologue
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
-from inferplane_cpu.native.packing import PackedWeight, pack_dense, pack_int4, pack_int8
+from inferplane_cpu.native.packing import PackedWeight, Packer
 
 SHAPES = [(32, 16), (64, 40), (576, 960), (1536, 48)]
 ROWS = [1, 2, 5, 8, 17]
@@ -17,32 +17,32 @@ ROWS = [1, 2, 5, 8, 17]
 
 def quantised(machine: Machine, kind: str, weight: Tensor) -> tuple[PackedWeight, Tensor]:
     """(packed, the values it stands for)."""
-    library = machine.library
+    packer = Packer(machine.library)
     grouped = weight.unflatten(1, (-1, 32))
     match kind:
         case "f32":
-            return pack_dense(library, weight), weight
+            return packer.dense(weight), weight
         case "bf16":
-            return pack_dense(library, weight.bfloat16()), weight.bfloat16().float()
+            return packer.dense(weight.bfloat16()), weight.bfloat16().float()
         case "int8":
             scale = weight.abs().amax(1, keepdim=True) / 127
             values = (weight / scale).round().to(torch.int8)
-            return pack_int8(library, values, scale), values * scale
+            return packer.int8(values, scale), values * scale
         case "int8 groups":
             scale = (grouped.abs().amax(2) / 127).half().float()
             values = (grouped / scale[..., None]).round().clamp(-128, 127).to(torch.int8)
-            packed = pack_int8(library, values.flatten(1), scale)
+            packed = packer.int8(values.flatten(1), scale)
             return packed, (values * scale[..., None]).flatten(1)
         case "int4 symmetric":
             scale = (grouped.abs().amax(2) / 7).half().float()
             values = (grouped / scale[..., None]).round().clamp(-8, 7).to(torch.int8)
-            packed = pack_int4(library, values.flatten(1), scale, None, -8)
+            packed = packer.int4(values.flatten(1), scale, None, -8)
             return packed, (values * scale[..., None]).flatten(1)
         case _:
             low = grouped.amin(2).half().float()
             scale = ((grouped.amax(2) - low) / 15).half().float()
             values = ((grouped - low[..., None]) / scale[..., None]).round().clamp(0, 15)
-            packed = pack_int4(library, values.to(torch.int8).flatten(1), scale, low, 0)
+            packed = packer.int4(values.to(torch.int8).flatten(1), scale, low, 0)
             return packed, (values * scale[..., None] + low[..., None]).flatten(1)
 
 
@@ -91,7 +91,7 @@ def test_a_row_is_the_same_alone_and_in_company(machine: Machine, kind: str) -> 
 def test_prologues_do_what_their_ops_do(machine: Machine) -> None:
     make = torch.Generator().manual_seed(2)
     weight = torch.randn(48, 64, generator=make)
-    packed = pack_dense(machine.library, weight)
+    packed = Packer(machine.library).dense(weight)
     x, norm = torch.randn(5, 64, generator=make), torch.randn(64, generator=make)
     normed = torch.nn.functional.rms_norm(x, (64,), norm, 1e-5)
     native = apply(machine, packed, x, prologue=Prologue.RMS, norm=norm, eps=1e-5)
@@ -113,7 +113,7 @@ def test_gates_do_what_their_ops_do(
 ) -> None:
     make = torch.Generator().manual_seed(3)
     weight = torch.randn(32, 64, generator=make)
-    packed = pack_dense(machine.library, weight)
+    packed = Packer(machine.library).dense(weight)
     both = 3 * torch.randn(6, 128, generator=make)
     gate, up = both.chunk(2, 1)
     builder = ProgramBuilder(machine, 6, 1)
@@ -130,4 +130,4 @@ def test_gates_do_what_their_ops_do(
 
 def test_widths_the_kernels_cannot_read_are_refused_with_the_number(machine: Machine) -> None:
     with pytest.raises(UnsupportedError, match="in_features 40"):
-        pack_dense(machine.library, torch.zeros(16, 40))
+        Packer(machine.library).dense(torch.zeros(16, 40))
