@@ -14,6 +14,8 @@ from inferplane.interfaces import ModelShape
 __all__ = ["ModelConfig", "MoeConfig", "RopeConfig", "read_model_config"]
 
 DTYPES = ("float32", "float16", "bfloat16")
+_SCALED = ("linear", "llama3")
+"""Kinds that mean nothing without a factor."""
 ROPE_KINDS = ("default", "linear", "llama3", "yarn", "longrope", "factors")
 
 _ASSUMED: Mapping[str, Mapping[str, object]] = {
@@ -144,7 +146,7 @@ def read_model_config(checkpoint: Checkpoint, dtype: str = "auto") -> ModelConfi
     num_layers = keys.integer("num_hidden_layers", "n_layer", most=4096)
     heads = keys.integer("num_attention_heads", "n_head", most=2**14)
     kv_heads = keys.integer("num_key_value_heads", most=2**14, default=heads)
-    head_dim = keys.integer("head_dim", most=2**14, default=max(hidden // heads, 1))
+    head_dim = keys.integer("head_dim", most=4096, default=max(hidden // heads, 1))
     vocab_size = keys.integer("vocab_size", most=2**24)
     if heads % kv_heads:
         raise keys.fault("num_key_value_heads", kv_heads, f"a divisor of the {heads} heads")
@@ -251,18 +253,19 @@ def _rope(keys: CheckedKeys, scaling: Mapping[str, object], head_dim: int) -> Ro
     theta = keys.number("rope_theta", default=10_000.0)
     partial = keys.number("partial_rotary_factor", default=1.0, most=1.0)
     partial = inner.number("partial_rotary_factor", default=partial, most=1.0)
-    original = keys.integer("max_position_embeddings", "n_positions", most=2**31 - 1)
-    original = keys.integer("original_max_position_embeddings", most=2**31 - 1, default=original)
+    most_positions = keys.integer("max_position_embeddings", "n_positions", most=2**31 - 1)
+    original = keys.integer(
+        "original_max_position_embeddings", most=2**31 - 1, default=most_positions
+    )
     rotated = int(head_dim * partial)
-    needs_factor = kind in ("linear", "llama3", "yarn")
+    original = inner.integer("original_max_position_embeddings", most=2**31 - 1, default=original)
+    stretched = max(most_positions / original, 1.0) if kind in ("yarn", "longrope") else 1.0
     return RopeConfig(
         theta=inner.number("rope_theta", default=theta),
         kind=kind,
         partial=partial,
-        factor=inner.number("factor", default=None if needs_factor else 1.0),
-        original_max_position=inner.integer(
-            "original_max_position_embeddings", most=2**31 - 1, default=original
-        ),
+        factor=inner.number("factor", default=None if kind in _SCALED else stretched),
+        original_max_position=original,
         low_freq_factor=inner.number("low_freq_factor", default=1.0),
         high_freq_factor=inner.number("high_freq_factor", default=4.0),
         beta_fast=inner.number("beta_fast", default=32.0),

@@ -1,0 +1,255 @@
+"""What a model is built from: layers with their ops bound and their weights declared.
+
+Knows nothing of any architecture, nor of the step a layer will run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from inferplane.errors import ConfigError, ModelError
+from inferplane.interfaces import Communicator, DeviceRuntime, LayerKV
+from inferplane.layers.embedding import Embedding, Logits
+from inferplane.layers.linear import Linear, ReducedLinear
+from inferplane.layers.norm import LayerNorm, RmsNorm
+from inferplane.layers.rotary import Rotary
+from inferplane.loading.weights import Assembly, WeightTable
+from inferplane.model_config import ModelConfig, RopeConfig
+from inferplane.ops.bind import Binder
+
+__all__ = ["AttentionSite", "Builder", "LinearLayer", "Split"]
+
+Split = Literal["none", "outputs", "inputs"]
+"""How a linear layer is cut over ranks; with "inputs" the partial results are added up."""
+LinearLayer = Callable[[Tensor], Tensor]
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSite:
+    """One attention layer of this rank: what AttentionSpec needs but dtype, block and group."""
+
+    name: str
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    head_dim_v: int
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+
+    def kv(self, dtype: str) -> LayerKV:
+        """Its KV cache, with elements of `dtype`."""
+        return LayerKV(
+            self.name,
+            self.num_kv_heads,
+            self.head_dim,
+            self.head_dim_v,
+            dtype,
+            window=self.window,
+        )
+
+
+class Builder:
+    """Makes the layers of one model on one rank."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        binder: Binder,
+        dtype: torch.dtype,
+        device: str,
+        rank: int = 0,
+        world_size: int = 1,
+        communicator: Communicator | None = None,
+        runtime: DeviceRuntime | None = None,
+    ) -> None:
+        """`runtime` is needed for quantised checkpoints only: their kernels ask it for memory."""
+        if world_size > 1 and communicator is None:
+            raise ConfigError(f"tensor parallelism over {world_size} ranks needs a communicator")
+        self.config = config
+        self.binder = binder
+        self.dtype = dtype
+        self.device = device
+        self.rank = rank
+        self.world_size = world_size
+        self.communicator = communicator
+        self.runtime = runtime
+        self.weights = WeightTable()
+        self.attention_sites: list[AttentionSite] = []
+
+    @property
+    def dtype_name(self) -> str:
+        """ "float32", "bfloat16" or "float16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def op(self, name: str, **dims: int) -> Callable[..., Any]:
+        """The kernel for one place of the model, as a plain callable."""
+        return self.binder.op(name, self.dtype_name, **dims)
+
+    def part(self, size: int, what: str) -> range:
+        """This rank's share of `size` rows. Raises ConfigError when it does not divide evenly."""
+        if size % self.world_size:
+            raise ConfigError(
+                f"{what} is {size}, which does not divide over {self.world_size} ranks: "
+                "choose another tensor_parallel"
+            )
+        share = size // self.world_size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def linear(
+        self,
+        name: str,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        split: Split = "none",
+    ) -> LinearLayer:
+        """The layer of checkpoint tensors `name`.weight [O,I] and, with `bias`, `name`.bias [O]."""
+        if split != "inputs":
+            parts = [self.part(out_features, name)] if split == "outputs" else None
+            return self.merged_linear((name,), in_features, (out_features,), bias, parts)
+        columns = self.part(in_features, name)
+        layer = Linear(self.op("linear/1", I=len(columns), O=out_features))
+        shape = (out_features, len(columns))
+        weight = Assembly(layer, "weight", shape, self.dtype, self.device)
+        place = weight.piece((_ALL,), (_ALL, _as_slice(columns)))
+        self.weights.expect(f"{name}.weight", (out_features, in_features), place)
+        reduced = ReducedLinear(layer, self.communicator) if self.communicator else None
+        if bias:
+            self._bias(reduced or layer, (name,), (range(out_features),), (out_features,))
+        return reduced or layer
+
+    def merged_linear(
+        self,
+        names: Sequence[str],
+        in_features: int,
+        out_features: Sequence[int],
+        bias: bool = False,
+        parts: Sequence[range] | None = None,
+    ) -> LinearLayer:
+        """One multiplication for several layers with the same input: x[T,I] -> [T, all outputs].
+
+        `parts` = the output rows of each that this rank computes; None = all.
+        """
+        parts = [range(size) for size in out_features] if parts is None else parts
+        total = sum(len(part) for part in parts)
+        layer = Linear(self.op("linear/1", I=in_features, O=total))
+        weight = Assembly(layer, "weight", (total, in_features), self.dtype, self.device)
+        at = 0
+        for name, size, part in zip(names, out_features, parts, strict=True):
+            place = weight.piece((slice(at, at + len(part)),), (_as_slice(part),))
+            self.weights.expect(f"{name}.weight", (size, in_features), place)
+            at += len(part)
+        if bias:
+            self._bias(layer, names, parts, out_features)
+        return layer
+
+    def norm(self, name: str, size: int, offset: float = 0.0) -> RmsNorm:
+        """The RMS norm of tensor `name`.weight [size]; `offset` is added to its weights."""
+        layer = RmsNorm(
+            self.op("rms_norm/1", H=size), self.op("add_rms_norm/1", H=size), self.config.norm_eps
+        )
+        weight = Assembly(layer, "weight", (size,), torch.float32, self.device)
+        self.weights.expect(
+            f"{name}.weight",
+            (size,),
+            weight.piece((_ALL,), (_ALL,), add=offset),
+            dummy="zeros" if offset else "ones",
+        )
+        return layer
+
+    def layer_norm(self, name: str, size: int) -> LayerNorm:
+        """The centred norm of tensors `name`.weight and `name`.bias [size]."""
+        layer = LayerNorm(self.op("layer_norm/1", H=size), self.config.norm_eps)
+        for attribute, dummy in (("weight", "ones"), ("bias", "zeros")):
+            held = Assembly(layer, attribute, (size,), torch.float32, self.device)
+            self.weights.expect(
+                f"{name}.{attribute}",
+                (size,),
+                held.piece((_ALL,), (_ALL,)),
+                dummy="ones" if dummy == "ones" else "zeros",
+            )
+        return layer
+
+    def embedding(self, name: str, rows: int, size: int, scale: float = 1.0) -> Embedding:
+        """The lookup of tensor `name`.weight [rows,size]; every rank holds all of it."""
+        layer = Embedding(self.op("embedding/1", V=rows, D=size), scale, self.dtype)
+        weight = Assembly(layer, "weight", (rows, size), self.dtype, self.device)
+        self.weights.expect(f"{name}.weight", (rows, size), weight.piece((_ALL,), (_ALL,)))
+        return layer
+
+    def logits(self, name: str, tied: Embedding | None = None) -> Logits:
+        """The output layer of tensor `name`.weight [V,D], or of the embedding it is tied to."""
+        config = self.config
+        rows = range(config.vocab_size)
+        splits = self.world_size > 1 and config.vocab_size % self.world_size == 0
+        if splits:
+            rows = self.part(config.vocab_size, "vocab_size")
+        op = self.op("logits/1", D=config.hidden_size, V=len(rows))
+        layer = Logits(op, config.logits_softcap, self.communicator if splits else None)
+        if tied is None:
+            shape = (len(rows), config.hidden_size)
+            weight = Assembly(layer, "weight", shape, self.dtype, self.device)
+            place = weight.piece((_ALL,), (_as_slice(rows),))
+            full = (config.vocab_size, config.hidden_size)
+            self.weights.expect(f"{name}.weight", full, place)
+            return layer
+
+        def share() -> None:
+            layer.weight = tied.weight[_as_slice(rows)]
+
+        self.weights.ignore(f"{name}.")
+        self.weights.when_loaded(share)
+        return layer
+
+    def rotary(self, rope: RopeConfig, head_dim: int) -> Rotary:
+        """Tables for every position a request may reach."""
+        positions = max(self.binder.config.max_model_len, 1)
+        return Rotary(rope, head_dim, positions, self.device)
+
+    def attention(
+        self,
+        name: str,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
+    ) -> None:
+        """Announce an attention layer of this rank; `context.attend(name, …)` will call it."""
+        if any(site.name == name for site in self.attention_sites):
+            raise ModelError(f"two attention layers are called {name!r}")
+        self.attention_sites.append(
+            AttentionSite(
+                name, num_heads, num_kv_heads, head_dim, head_dim, scale, window, softcap, sinks
+            )
+        )
+
+    def _bias(
+        self,
+        layer: Linear | ReducedLinear,
+        names: Sequence[str],
+        parts: Sequence[range],
+        out_features: Sequence[int],
+    ) -> None:
+        total = sum(len(part) for part in parts)
+        held = Assembly(layer, "bias", (total,), self.dtype, self.device)
+        at = 0
+        for name, size, part in zip(names, out_features, parts, strict=True):
+            place = held.piece((slice(at, at + len(part)),), (_as_slice(part),))
+            self.weights.expect(f"{name}.bias", (size,), place)
+            at += len(part)
+
+
+def _as_slice(part: range) -> slice:
+    return slice(part.start, part.stop)

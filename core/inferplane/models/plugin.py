@@ -1,0 +1,18 @@
+"""The models the core offers, through the same door as anybody's."""
+
+from __future__ import annotations
+
+from inferplane.hookspecs import Register, hookimpl
+
+__all__ = ["INTERFACE_VERSION", "register_models"]
+
+INTERFACE_VERSION = (1, 0)
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    register("Gemma3ForCausalLM", "inferplane.models.gemma3:Gemma3")
+    register("LlamaForCausalLM", "inferplane.models.llama:Llama")
+    register("MistralForCausalLM", "inferplane.models.llama:Llama")
+    register("Qwen2ForCausalLM", "inferplane.models.qwen2:Qwen2")
+    register("Qwen3ForCausalLM", "inferplane.models.qwen3:Qwen3")

@@ -1,0 +1,116 @@
+"""Greedy tokens and logits equal those of transformers, on tiny random models in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+VOCAB = 199
+TINY: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+CASES: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**TINY),
+    "llama-tied-biased": LlamaConfig(
+        **TINY, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=16
+    ),
+    "llama-scaled-rope": LlamaConfig(
+        **TINY,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "llama-linear-rope": LlamaConfig(
+        **TINY, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
+    ),
+    "llama-yarn-rope": LlamaConfig(
+        **TINY,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "mistral-window": MistralConfig(**TINY, sliding_window=7),
+    "mistral-full": MistralConfig(**TINY, sliding_window=None),
+    "qwen2": Qwen2Config(**TINY),
+    "qwen2-mixed-windows": Qwen2Config(
+        **TINY, use_sliding_window=True, sliding_window=5, max_window_layers=1
+    ),
+    "qwen3": Qwen3Config(**TINY, head_dim=24),
+    "gemma3": Gemma3TextConfig(
+        **TINY,
+        head_dim=16,
+        sliding_window=6,
+        sliding_window_pattern=3,
+        query_pre_attn_scalar=24,
+        rope_theta=3e4,
+    ),
+    "gemma3-capped": Gemma3TextConfig(
+        **TINY, head_dim=16, sliding_window=6, final_logit_softcapping=3.0
+    ),
+}
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, tmp_path: Path, load: Callable[..., Any]) -> Any:
+    """(their model, ours) with the same random weights."""
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(11)
+    theirs = AutoModelForCausalLM.from_config(CASES[request.param], attn_implementation="eager")
+    for name, parameter in theirs.named_parameters():
+        spread = 0.3 if "norm" in name else 0.15
+        torch.nn.init.normal_(parameter, 1.0 if name.endswith("norm.weight") else 0.0, spread)
+    theirs.eval()
+    theirs.save_pretrained(tmp_path)
+    return theirs, load(tmp_path)
+
+
+@pytest.mark.parametrize("pair", CASES, indirect=True)
+def test_logits_agree_at_every_position(pair: Any) -> None:
+    theirs, ours = pair
+    ids = torch.randint(3, VOCAB, (40,), generator=torch.Generator().manual_seed(5)).tolist()
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(ours.logits(ids), expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pair", CASES, indirect=True)
+def test_greedy_tokens_are_identical_beyond_every_window(pair: Any) -> None:
+    theirs, ours = pair
+    prompt = [3, 14, 15, 92, 65, 35, 89, 79]
+    with torch.inference_mode():
+        expected = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=None
+        )[0, len(prompt) :].tolist()
+    assert ours.greedy(prompt, 24) == expected
