@@ -62,7 +62,7 @@ class ModelSettings:
     load_format: Literal["auto", "dummy"] = _model(
         "auto", kinds.choice("auto", "dummy"), "auto reads the weights, dummy makes them up."
     )
-    seed: int = _model(0, kinds.whole(), "Seed of dummy weights.")
+    dummy_seed: int = _model(0, kinds.whole(), "Seed of dummy weights.")
     max_model_len: int = _model(
         4096,
         kinds.count(1),
@@ -253,7 +253,7 @@ def launch_settings(settings: ModelSettings, model: Path) -> LaunchSettings:
         plugins=settings.plugins,
         without=settings.without,
         load_format=settings.load_format,
-        seed=settings.seed,
+        seed=settings.dummy_seed,
     )
 
 

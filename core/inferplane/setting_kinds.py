@@ -30,6 +30,8 @@ class Kind:
     accepts: str
     """What fits, as it stands after "is not" in an error."""
     parse: Callable[[object], object]
+    word: str = "TEXT"
+    """Stands for the value in a help text."""
 
 
 def _text(value: object) -> str:
@@ -86,11 +88,11 @@ def _seconds(value: object) -> float:
 
 
 TEXT = Kind("text", _text)
-PATH = Kind("a path", _path)
-FLAG = Kind("true or false", _flag)
-NAMES = Kind("names joined by commas", _names)
-PAIRS = Kind("name=value, joined by commas", _pairs)
-SECONDS = Kind("a duration such as 30, 30s, 500ms or 5m", _seconds)
+PATH = Kind("a path", _path, "PATH")
+FLAG = Kind("true or false", _flag, "")
+NAMES = Kind("names joined by commas", _names, "A,B")
+PAIRS = Kind("name=value, joined by commas", _pairs, "A=B")
+SECONDS = Kind("a duration such as 30, 30s, 500ms or 5m", _seconds, "SECONDS")
 
 
 def choice(*accepted: str) -> Kind:
@@ -101,7 +103,7 @@ def choice(*accepted: str) -> Kind:
             raise ValueError
         return str(value)
 
-    return Kind(" or ".join(accepted), parse)
+    return Kind(" or ".join(accepted), parse, "|".join(accepted))
 
 
 def whole(least: int | None = None, most: int | None = None) -> Kind:
@@ -114,8 +116,9 @@ def whole(least: int | None = None, most: int | None = None) -> Kind:
         return number
 
     if least is not None and most is not None:
-        return Kind(f"a whole number from {least} to {most}", parse)
-    return Kind("a whole number" if least is None else f"a whole number, at least {least}", parse)
+        return Kind(f"a whole number from {least} to {most}", parse, "N")
+    bound = "" if least is None else f", at least {least}"
+    return Kind(f"a whole number{bound}", parse, "N")
 
 
 def count(least: int) -> Kind:
@@ -130,7 +133,7 @@ def count(least: int) -> Kind:
             raise ValueError
         return number
 
-    return Kind(f"a whole number such as 4096 or 4k, at least {least}", parse)
+    return Kind(f"a whole number such as 4096 or 4k, at least {least}", parse, "N")
 
 
 def number(least: float, most: float) -> Kind:
@@ -142,4 +145,4 @@ def number(least: float, most: float) -> Kind:
             raise ValueError
         return parsed
 
-    return Kind(f"a number from {least:g} to {most:g}", parse)
+    return Kind(f"a number from {least:g} to {most:g}", parse, "X")

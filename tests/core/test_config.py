@@ -74,7 +74,7 @@ def test_a_false_flag_overrides_a_true_variable() -> None:
         ("options", "tiles=4,mode=fast", {"tiles": "4", "mode": "fast"}),
         ("memory_fraction", "0.5", 0.5),
         ("uds", "/run/x.sock", Path("/run/x.sock")),
-        ("seed", "-3", -3),
+        ("dummy_seed", "-3", -3),
     ],
 )
 def test_text_is_read_by_kind(name: str, text: str, expected: object) -> None:
@@ -204,7 +204,7 @@ def test_every_field_plugins_and_scheduler_read_can_be_set() -> None:
 
 
 def test_settings_reach_the_launch_settings() -> None:
-    settings = ModelSettings(max_model_len=77, policy="priority", plugins=("acme",), seed=5)
+    settings = ModelSettings(max_model_len=77, policy="priority", plugins=("acme",), dummy_seed=5)
     launch = launch_settings(settings, Path("folder"))
     reached = (launch.config.model, launch.config.max_model_len, launch.scheduler.policy)
     assert reached == ("folder", 77, "priority")

@@ -50,7 +50,10 @@ def build_app() -> App:
         child = App(name=group, help=help_text)
         app.command(child)
         for member, member_help in members.items():
-            child.command(f"inferplane.cli.{group}:{member}_", name=member, help=member_help)
+            module = (
+                f"inferplane.cli.{group}.verbs" if group == "bench" else f"inferplane.cli.{group}"
+            )
+            child.command(f"{module}:{member}_", name=member, help=member_help)
     return app
 
 

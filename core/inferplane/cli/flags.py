@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from inferplane import setting_kinds as kinds
 from inferplane.config import (
@@ -59,7 +59,7 @@ def with_settings(
             bound = signature.bind(*args, **kwargs).arguments
             config = bound.pop("config", None)
             flags = {one.name: bound.pop(one.name, None) for one in settings}
-            return verb(Given(flags, settings, config), **bound)  # type: ignore[arg-type]
+            return verb(Given(flags, settings, config), **bound)
 
         call.__doc__ = verb.__doc__
         call.__name__ = verb.__name__
@@ -70,19 +70,26 @@ def with_settings(
     return decorate
 
 
+_GROUPS = {
+    name: Group(name, sort_key=rank)
+    for rank, name in enumerate(("Model", "Device", "Scheduling", "Server", "Files"), 1)
+}
+
 _CONFIG = inspect.Parameter(
     "config",
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
     annotation=Annotated[
         Path | None,
-        Parameter(help="Settings file (.toml, .yaml, .json); keys are flag names.", group="Files"),
+        Parameter(
+            help="Settings file (.toml, .yaml, .json); keys are flag names.", group=_GROUPS["Files"]
+        ),
     ],
 )
 
 
 def _parameter(one: Setting, positional: bool) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY
+    kind: inspect._ParameterKind = inspect.Parameter.KEYWORD_ONLY
     if one.name == "model" and positional:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     value: Any = str | None
@@ -93,7 +100,8 @@ def _parameter(one: Setting, positional: bool) -> inspect.Parameter:
     declared = Parameter(
         name=[one.flag, *one.aliases],
         help=f"{one.help}{shown_default(one)}",
-        group=one.group,
+        group=_GROUPS[one.group],
+        metavar=one.kind.word,
         negative=None if one.kind is kinds.FLAG else (),
         show_choices=False,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 __all__ = ["FetchDisplay", "megabytes"]
 
@@ -30,7 +31,7 @@ class FetchDisplay:
         self._name = name
         self._stream = stream or sys.stderr
         self._bars: Bars | None = None
-        self._rows: dict[str, int] = {}
+        self._rows: dict[str, TaskID] = {}
         self._printed: dict[str, tuple[float, int]] = {}
         """Phase -> when its last line was printed, and the bytes it told."""
 

@@ -1,0 +1,1 @@
+"""`inferplane bench`: standing workloads, load generator, figures; benchmarks/ uses them too."""

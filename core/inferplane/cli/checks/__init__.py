@@ -1,0 +1,1 @@
+"""What `inferplane doctor` looks at: one function a check, none of which changes anything."""
