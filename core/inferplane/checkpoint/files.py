@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
         raise ModelError(f"{path}: is missing or not a regular file")
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            # read(n) allocates n bytes at once: ask for no more than there is
+            data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > max_bytes:
