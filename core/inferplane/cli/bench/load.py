@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import httpx2
 
@@ -13,33 +14,48 @@ from inferplane.cli.bench.workloads import Prompt, Workload
 from inferplane.cli.remote_model import read_events
 from inferplane.errors import InferplaneError
 
-__all__ = ["run_open_loop"]
+__all__ = ["Body", "exact_body", "run_open_loop"]
+
+Body: TypeAlias = Callable[[str, Prompt], dict[str, object]]
+"""From served name and prompt to the body of POST /v1/completions."""
+
+
+def exact_body(model: str, prompt: Prompt) -> dict[str, object]:
+    """Greedy, exactly as many tokens as asked: every server does the same work."""
+    return {
+        "model": model,
+        "prompt": list(prompt.ids),
+        "max_tokens": prompt.num_output,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 async def run_open_loop(
-    http: httpx2.AsyncClient, model: str, workload: Workload
+    http: httpx2.AsyncClient, model: str, workload: Workload, body: Body = exact_body
 ) -> tuple[list[Timing], float]:
     """Timings in the order of the workload, and seconds from the first due time to the last end.
 
-    Greedy, end tokens ignored, so that every server does the same work. A refused or broken
-    request is a Timing with its error, not an exception.
+    A refused or broken request is a Timing with its error, not an exception.
     """
     began = time.perf_counter()
     timings = await asyncio.gather(
-        *(_send_when_due(http, model, prompt, began) for prompt in workload.prompts)
+        *(_send_when_due(http, body(model, prompt), prompt, began) for prompt in workload.prompts)
     )
     return timings, time.perf_counter() - began
 
 
 async def _send_when_due(
-    http: httpx2.AsyncClient, model: str, prompt: Prompt, began: float
+    http: httpx2.AsyncClient, body: dict[str, object], prompt: Prompt, began: float
 ) -> Timing:
     due = began + prompt.arrives_s
     await asyncio.sleep(max(0.0, due - time.perf_counter()))
     arrivals: list[float] = []
     counted = 0
     try:
-        async with http.stream("POST", "/completions", json=_body(model, prompt)) as answer:
+        async with http.stream("POST", "/completions", json=body) as answer:
             if answer.status_code != httpx2.codes.OK:
                 content = (await answer.aread()).decode("utf-8", "replace")
                 return _failed(f"{answer.status_code}: {content[:200]}")
@@ -53,18 +69,6 @@ async def _send_when_due(
     if counted != prompt.num_output:
         return _failed(f"{counted} tokens came, {prompt.num_output} were asked for")
     return _timing(arrivals, due, counted)
-
-
-def _body(model: str, prompt: Prompt) -> dict[str, object]:
-    return {
-        "model": model,
-        "prompt": list(prompt.ids),
-        "max_tokens": prompt.num_output,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
 
 
 def _timing(arrivals: Sequence[float], due: float, num_output: int) -> Timing:

@@ -1,0 +1,154 @@
+"""How each system is started in its own environment, offline and as a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inferplane.cli.bench.workloads import Workload
+
+__all__ = ["OfflinePeer", "System", "free_port", "served"]
+
+_DRIVERS = Path(__file__).parent / "drivers"
+_START_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One contestant: its name, its kind (ours, vllm or transformers), its interpreter."""
+
+    name: str
+    kind: str
+    python: str
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """What its documentation asks for on a CPU."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "0"}
+        if self.kind != "vllm":
+            return environment
+        libraries = [str(path) for path in self._preloaded()]
+        if len(libraries) < 2:
+            print(f"{self.name}: tcmalloc or libiomp5 not found, so it runs slower than it could")
+        return {
+            **environment,
+            "LD_PRELOAD": ":".join(libraries),
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+        }
+
+    def _preloaded(self) -> Iterator[Path]:
+        roots = (Path(self.python).parent.parent, Path("/usr/lib"))
+        for pattern in ("libtcmalloc_minimal.so*", "libiomp5.so"):
+            found = (path for root in roots for path in sorted(root.rglob(pattern)))
+            if (first := next(found, None)) is not None:
+                yield first
+
+    def server_command(self, model: str, port: int, max_model_len: int) -> list[str]:
+        """Its own server on that port."""
+        listen = ["--host", "127.0.0.1", "--port", str(port)]
+        if self.kind == "transformers":
+            return [self.python, "-m", "transformers.cli.transformers", "serve", model, *listen]
+        length = ["--max-model-len", str(max_model_len), "--dtype", "bfloat16"]
+        if self.kind == "vllm":
+            main = "vllm.entrypoints.openai.api_server"
+            quiet = ["--no-enable-prefix-caching", "--disable-log-requests"]
+            return [self.python, "-m", main, "--model", model, *listen, *length, *quiet]
+        plain = ["--no-prefix-cache"]
+        return [self.python, "-m", "inferplane", "serve", model, *listen, *length, *plain]
+
+
+class OfflinePeer:
+    """A driver process that holds a loaded model and runs workloads on demand."""
+
+    def __init__(self, system: System, start: dict[str, Any]) -> None:
+        driver = "inferplane" if system.kind == "ours" else system.kind
+        self._system = system
+        self._process = subprocess.Popen(
+            [system.python, str(_DRIVERS / f"{driver}_offline.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if not os.environ.get("BENCH_VERBOSE") else None,
+            text=True,
+            env=system.environment(start["threads"]),
+        )
+        ready = self._call(start)
+        self.version = f"{ready['version']}, loaded in {ready['ready_s']:.1f} s"
+
+    def run(self, workload: Workload) -> float:
+        """Seconds for the workload."""
+        work = {
+            "prompts": [prompt.ids for prompt in workload.prompts],
+            "outputs": [prompt.num_output for prompt in workload.prompts],
+            "concurrency": workload.concurrency,
+        }
+        return float(self._call(work)["seconds"])
+
+    def close(self) -> None:
+        """End the driver: it leaves at the end of its input."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(60)
+
+    def _call(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(
+                f"{self._system.name} died with {self._process.wait()}; "
+                "BENCH_VERBOSE=1 shows what it printed"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def free_port() -> int:
+    """A port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def served(command: Sequence[str], environment: dict[str, str], port: int) -> Iterator[str]:
+    """A server for the duration of a block; yields its URL once /v1/models answers."""
+    quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_answering(process, url)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_answering(process: subprocess.Popen[bytes], url: str) -> None:
+    """/health says when a model is loaded, in ours and in every peer."""
+    began = time.monotonic()
+    while time.monotonic() - began < _START_S:
+        if process.poll() is not None:
+            raise SystemExit(f"a server ended with {process.returncode}; BENCH_VERBOSE=1 shows why")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise SystemExit(f"a server was not ready after {_START_S:.0f} s")
