@@ -1,0 +1,42 @@
+"""Make the Executor of one rank from a LaunchPlan; the engine knows this function by name only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from inferplane.execution.artifact_cache import DiskCache
+from inferplane.execution.torch_executor import TorchExecutor
+from inferplane.interfaces import Executor, Platform, WorkerContext
+from inferplane.launch import LaunchPlan
+
+__all__ = ["create_executor"]
+
+_CACHE = Path("~/.cache/inferplane/programs")
+
+
+def create_executor(
+    plan: LaunchPlan, rank: int = 0, local_rank: int = 0, rendezvous: str = ""
+) -> Executor:
+    """The platform's own executor where it has one, else the core's for torch devices.
+
+    Nothing is loaded yet. Raises ConfigError or DeviceError from the platform.
+    """
+    platform: Platform = plan.catalogue()["platforms"].get(plan.device).load()()
+    context = WorkerContext(
+        config=plan.config,
+        caps=plan.caps,
+        model=plan.model,
+        shapes=platform.shapes(plan.config, plan.caps),
+        cache=DiskCache(_cache_folder(plan)),
+        rank=rank,
+        local_rank=local_rank,
+        rendezvous=rendezvous,
+    )
+    return platform.create_executor(context) or TorchExecutor(context, platform, plan)
+
+
+def _cache_folder(plan: LaunchPlan) -> Path:
+    """Programs depend on plugin, device, model and every setting; a compiler adds its own key."""
+    said = repr((plan.plugin_version, plan.probe.arch, plan.model, plan.config)).encode()
+    return _CACHE.expanduser() / plan.plugin / hashlib.sha256(said).hexdigest()[:16]

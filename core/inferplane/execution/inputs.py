@@ -1,0 +1,127 @@
+"""A StepBatch becomes the named host arrays of one upload, padded to its bucket.
+
+T tokens, S sequences, R sampled sequences, W = 1 + most drafts of a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from inferplane.execution.attention_plan import AttentionPart
+from inferplane.execution.programs import part_prefix
+from inferplane.interfaces import (
+    Array,
+    AttentionMeta,
+    Bucket,
+    SamplingBatch,
+    ShapePolicy,
+    StepBatch,
+)
+from inferplane.ops.sampling import SamplingPlan, plan_sampling
+from inferplane.sampling.host_sampler import take_rows
+from inferplane.shapes import last_rows, pad, shape_of
+
+__all__ = ["SAMPLING_PREFIX", "InputBuilder", "StepInputs"]
+
+SAMPLING_PREFIX = "sampling."
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """One step, ready for the upload."""
+
+    batch: StepBatch
+    """Padded where there is a bucket."""
+    bucket: Bucket | None
+    arrays: dict[str, Array]
+    """What a program takes comes first, always in the same order; sampling follows."""
+    metas: tuple[AttentionMeta, ...]
+    sampling: SamplingPlan
+    num_rows: int
+    """Rows of logits that mean something: R * W."""
+    width: int
+    """W"""
+
+
+class InputBuilder:
+    """Builds inputs for one model on one device."""
+
+    def __init__(
+        self,
+        parts: Sequence[AttentionPart],
+        shapes: ShapePolicy,
+        block_size: int,
+        max_model_len: int,
+    ) -> None:
+        self._parts = tuple(parts)
+        self._shapes = shapes
+        self._has_buckets = bool(shapes.buckets())
+        self._block_size = block_size
+        self._max_model_len = max_model_len
+
+    def build(self, batch: StepBatch, bucket: Bucket | None = None) -> StepInputs:
+        """The inputs of a step, in `bucket` or else in the bucket its shape selects."""
+        if bucket is None and self._has_buckets:
+            bucket = self._shapes.select(shape_of(batch, self._block_size))
+        if bucket is not None:
+            longest = bucket.max_context or self._max_model_len
+            # drafts may look a block beyond the longest context
+            width = max(-(-longest // self._block_size), batch.block_tables[0].shape[1])
+            batch = pad(batch, bucket, self._block_size, width)
+        rows_RW, width = _sampled_rows(batch, bucket)
+        sampling = _spread(batch.sampling, width)
+        num_rows = rows_RW.size
+        rows = rows_RW.reshape(-1)
+        if bucket is not None:
+            rows = np.zeros(bucket.num_seqs * width, np.int32)
+            rows[:num_rows] = rows_RW.reshape(-1)
+        plan = plan_sampling(sampling, len(rows))
+        metas = tuple(part.backend.build(batch, bucket) for part in self._parts)
+        arrays = self._arrays(batch, bucket, rows, metas)
+        arrays |= {SAMPLING_PREFIX + name: array for name, array in plan.arrays.items()}
+        return StepInputs(batch, bucket, arrays, metas, plan, num_rows, width)
+
+    def _arrays(
+        self,
+        batch: StepBatch,
+        bucket: Bucket | None,
+        rows: Array,
+        metas: Sequence[AttentionMeta],
+    ) -> dict[str, Array]:
+        arrays = {"token_ids": batch.token_ids, "positions": batch.positions}
+        if bucket is not None or (batch.token_source >= 0).any():
+            arrays["token_source"] = batch.token_source
+        if bucket is not None or not np.array_equal(rows, np.arange(len(batch.token_ids))):
+            arrays["rows"] = rows  # an eager step that wants every row needs no selection
+        for index, meta in enumerate(metas):
+            prefix = part_prefix(index)
+            for name, array in meta.arrays.items():
+                arrays[prefix + name] = array
+        return arrays
+
+
+def _sampled_rows(batch: StepBatch, bucket: Bucket | None) -> tuple[Array, int]:
+    """i32[R,W]: token rows whose logits are wanted; row r begins at its first draft's place."""
+    last_R = last_rows(batch, bucket)[batch.sampled]
+    if batch.drafts is None:
+        return last_R[:, None], 1
+    drafts_R = batch.drafts[batch.sampled]
+    width = 1 + int(batch.drafts.max(initial=0))
+    if bucket is not None:
+        width = max(width, bucket.max_query)
+    column = np.arange(width, dtype=np.int32)
+    rows: Array = np.minimum((last_R - drafts_R)[:, None] + column, last_R[:, None])
+    return rows, width
+
+
+def _spread(sampling: SamplingBatch | None, width: int) -> SamplingBatch | None:
+    """Each row `width` times, at successive positions."""
+    if sampling is None or width == 1:
+        return sampling
+    num_rows = len(sampling.temperature)
+    spread = take_rows(sampling, np.repeat(np.arange(num_rows), width))
+    steps = np.tile(np.arange(width, dtype=np.uint64), num_rows)
+    return replace(spread, position=spread.position + steps)

@@ -1,0 +1,130 @@
+"""From a model's files to a model in device memory; knows nothing of KV nor of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.execution.pooling import Pooling, read_pooling
+from inferplane.interfaces import (
+    Allocator,
+    Communicator,
+    DeviceRuntime,
+    Model,
+    Progress,
+    WorkerContext,
+)
+from inferplane.launch import LaunchPlan
+from inferplane.layers.build import AttentionSite, Builder
+from inferplane.loading import WeightTable, dummy_weights, iterate_weights
+from inferplane.model_config import read_model_config
+from inferplane.ops.bind import Binder
+
+__all__ = ["LoadedModel", "load_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with its weights, and what was decided on the way."""
+
+    model: Model
+    sites: tuple[AttentionSite, ...]
+    dtype: str
+    vocab_size: int
+    binder: Binder
+    pooling: Pooling
+
+
+def load_model(
+    plan: LaunchPlan,
+    context: WorkerContext,
+    device: DeviceRuntime,
+    allocator: Allocator,
+    communicator: Communicator | None,
+    progress: Progress,
+) -> LoadedModel:
+    """Build the model for this rank and stream its weights in.
+
+    Raises ModelError for files that do not fit, ConfigError for what cannot be served.
+    """
+    checkpoint = open_checkpoint(Path(context.config.model))
+    config = read_model_config(checkpoint, context.config.dtype)
+    catalogue, labels = plan.catalogue(), plan.labels()
+    binder = Binder(catalogue, labels, context.caps, context.config)
+    architecture = catalogue["models"].get(config.architecture, labels).load()
+    dtype = getattr(torch, config.dtype)
+    world_size = communicator.world_size if communicator else 1
+    with device.guard(), allocator.pool("weights"):
+        build = Builder(
+            config,
+            binder,
+            dtype,
+            device.torch_device,
+            context.rank,
+            world_size,
+            communicator,
+            device,
+        )
+        model = architecture(config, build)
+        model.load(_weights(plan, checkpoint, model, dtype, progress))
+        device.synchronize()
+    return LoadedModel(
+        model,
+        tuple(build.attention_sites),
+        config.dtype,
+        config.vocab_size,
+        binder,
+        read_pooling(checkpoint),
+    )
+
+
+class _Stream(Protocol):
+    source: str
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
+
+    def __len__(self) -> int: ...
+
+    def origin(self, name: str) -> str: ...
+
+
+class _HasWeights(Protocol):
+    weights: WeightTable
+
+
+class _Reported:
+    """A weight stream that tells how far it is, now and then."""
+
+    def __init__(self, stream: _Stream, progress: Progress) -> None:
+        self.source = stream.source
+        self.origin = stream.origin
+        self._stream = stream
+        self._progress = progress
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        total = len(self._stream)
+        every = max(total // 50, 1)
+        for done, (name, tensor) in enumerate(self._stream):
+            if done % every == 0:
+                self._progress("load", done, total, name)
+            yield name, tensor
+        self._progress("load", total, total, "weights")
+
+
+def _weights(
+    plan: LaunchPlan,
+    checkpoint: Checkpoint,
+    model: _HasWeights,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> Iterable[tuple[str, Tensor]]:
+    if plan.load_format == "dummy":
+        progress("load", 0, 0, "dummy weights")
+        return dummy_weights(model, plan.seed)
+    return _Reported(iterate_weights(checkpoint, dtype), progress)

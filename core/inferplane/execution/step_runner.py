@@ -1,0 +1,90 @@
+"""One step after another on a loaded model: upload, program, sampling, download.
+
+R sampled sequences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inferplane.errors import DeviceError
+from inferplane.execution.attention_plan import AttentionPlan
+from inferplane.execution.inputs import InputBuilder, StepInputs
+from inferplane.execution.model_loading import LoadedModel
+from inferplane.execution.programs import Programs
+from inferplane.execution.results import ResultMaker, StepPending
+from inferplane.interfaces import (
+    Bucket,
+    DeviceRuntime,
+    GraphCompiler,
+    KVStore,
+    StepBatch,
+    WorkerContext,
+)
+from inferplane.ops.sampling import SamplingTensors
+
+__all__ = ["StepRunner"]
+
+
+class StepRunner:
+    """Runs steps in order. `programs` and the token counts are read by the executor's `stats`."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        device: DeviceRuntime,
+        store: KVStore,
+        loaded: LoadedModel,
+        attention: AttentionPlan,
+        compiler: GraphCompiler | None,
+    ) -> None:
+        sample = loaded.binder.op("sample/1", "float32", V=loaded.vocab_size)
+        config, buckets = context.config, context.shapes.buckets()
+        self.programs = Programs(
+            loaded.model, attention.parts, compiler, lambda x: sample(x, SamplingTensors())[0]
+        )
+        self.real_tokens = 0
+        self.padded_tokens = 0
+        self._device = device
+        self._store = store
+        self._kv = {name: store.layer(name) for part in attention.parts for name in part.layers}
+        self._inputs = InputBuilder(
+            attention.parts, context.shapes, attention.block_size, config.max_model_len
+        )
+        self._results = ResultMaker(loaded.model, sample, loaded.pooling, device)
+        self._static = context.caps.static_shapes
+        widest = max((bucket.num_seqs for bucket in buckets), default=0)
+        # the tokens drawn last, at an address that programs may know
+        self._previous = torch.zeros(
+            max(config.max_num_seqs, widest), dtype=torch.int32, device=device.torch_device
+        )
+
+    def run(self, batch: StepBatch, bucket: Bucket | None = None) -> StepPending:
+        """Enqueue a step, in `bucket` or the one its shape selects; nothing waits for the device.
+
+        Raises DeviceError when a device that needs buckets has none for it.
+        """
+        if batch.zeroed is not None:
+            self._store.zero(batch.zeroed)
+        if batch.copied is not None:
+            self._store.copy(batch.copied)
+        inputs = self._inputs.build(batch, bucket)
+        if self._static and inputs.bucket is None:
+            raise DeviceError(f"step {batch.step}: no bucket holds it, and nothing runs eagerly")
+        tensors = self._device.to_device(inputs.arrays, inputs.bucket)
+        outputs = self._run_program(inputs, {**tensors, "previous": self._previous})
+        pending, drawn = self._results.begin(inputs, tensors, outputs)
+        if drawn is not None:
+            self._previous[: len(drawn)].copy_(drawn)
+        self.real_tokens += len(batch.token_ids)
+        self.padded_tokens += len(inputs.batch.token_ids)
+        return pending
+
+    def _run_program(self, inputs: StepInputs, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        bucket, metas = inputs.bucket, inputs.metas
+        if bucket is not None and self.programs.compiles(bucket):
+            program = self.programs.compiled(bucket, metas, self._kv, tensors)
+        else:
+            program = self.programs.eager(metas, finish=not inputs.sampling.arrays)
+        return dict(program(self._kv, tensors))
