@@ -47,6 +47,15 @@ _GEMMA_LAYER = _LAYER | {
 }
 _SKIPPED = ("rope_freqs.weight",)
 """Read with the configuration."""
+_PLAIN = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "F64": "<f8",
+    "I8": "<i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+}
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
@@ -112,7 +121,7 @@ def dequantize_tensor(tensor: TensorInfo, dtype: torch.dtype = torch.float32) ->
 
 
 def _reader(tensor: TensorInfo) -> Callable[[Any], Any]:
-    plain = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}.get(tensor.dtype)
+    plain = _PLAIN.get(tensor.dtype)
     if plain is not None:
         return lambda rows: np.array(rows).view(plain)
     kind = GGMLQuantizationType[tensor.dtype]
