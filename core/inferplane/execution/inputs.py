@@ -5,7 +5,7 @@ T tokens, S sequences, R sampled sequences, W = 1 + most drafts of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,8 +34,11 @@ class StepInputs:
     """One step, ready for the upload."""
 
     batch: StepBatch
-    """Padded where there is a bucket."""
+    """Padded where `padding` is set."""
     bucket: Bucket | None
+    """Of the program that runs it."""
+    padding: Bucket | None
+    """What the arrays were padded to: the bucket, unless its program takes any shape."""
     arrays: dict[str, Array]
     """What a program takes comes first, always in the same order; sampling follows."""
     metas: tuple[AttentionMeta, ...]
@@ -55,7 +58,10 @@ class InputBuilder:
         shapes: ShapePolicy,
         block_size: int,
         max_model_len: int,
+        takes_any_shape: Callable[[Bucket], bool],
     ) -> None:
+        """`takes_any_shape`: steps of this bucket go to their program unpadded."""
+        self._takes_any_shape = takes_any_shape
         self._parts = tuple(parts)
         self._shapes = shapes
         self._has_buckets = bool(shapes.buckets())
@@ -66,23 +72,23 @@ class InputBuilder:
         """The inputs of a step, in `bucket` or else in the bucket its shape selects."""
         if bucket is None and self._has_buckets:
             bucket = self._shapes.select(shape_of(batch, self._block_size))
-        if bucket is not None:
-            longest = bucket.max_context or self._max_model_len
+        padding = None if bucket is None or self._takes_any_shape(bucket) else bucket
+        if padding is not None:
+            longest = padding.max_context or self._max_model_len
             # drafts may look a block beyond the longest context
-            width = max(-(-longest // self._block_size), batch.block_tables[0].shape[1])
-            batch = pad(batch, bucket, self._block_size, width)
-        rows_RW, width = _sampled_rows(batch, bucket)
-        sampling = _spread(batch.sampling, width)
+            table_width = max(-(-longest // self._block_size), batch.block_tables[0].shape[1])
+            batch = pad(batch, padding, self._block_size, table_width)
+        rows_RW, width = _sampled_rows(batch, padding)
         num_rows = rows_RW.size
         rows = rows_RW.reshape(-1)
-        if bucket is not None:
-            rows = np.zeros(bucket.num_seqs * width, np.int32)
+        if padding is not None:
+            rows = np.zeros(padding.num_seqs * width, np.int32)
             rows[:num_rows] = rows_RW.reshape(-1)
-        plan = plan_sampling(sampling, len(rows))
-        metas = tuple(part.backend.build(batch, bucket) for part in self._parts)
+        plan = plan_sampling(_spread(batch.sampling, width), len(rows))
+        metas = tuple(part.backend.build(batch, padding) for part in self._parts)
         arrays = self._arrays(batch, bucket, rows, metas)
         arrays |= {SAMPLING_PREFIX + name: array for name, array in plan.arrays.items()}
-        return StepInputs(batch, bucket, arrays, metas, plan, num_rows, width)
+        return StepInputs(batch, bucket, padding, arrays, metas, plan, num_rows, width)
 
     def _arrays(
         self,

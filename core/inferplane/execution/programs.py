@@ -120,6 +120,10 @@ class Programs:
             return False
         return all(_captures(part.backend, bucket) for part in self._parts)
 
+    def takes_any_shape(self, bucket: Bucket) -> bool:
+        """Whether this bucket's steps need no padding."""
+        return self._compiler is not None and self._compiler.dynamic and self.compiles(bucket)
+
     def eager(self, metas: Sequence[AttentionMeta], finish: bool) -> StepFunction:
         """The step function for one step's metadata, run op by op; `finish` adds `ids`."""
         return step_function(self._model, self._parts, metas, self._argmax if finish else None)

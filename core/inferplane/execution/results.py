@@ -66,10 +66,10 @@ class ResultMaker:
             rows = self._rows(batch.host_rows * inputs.width)
             wanted["logits"] = outputs["logits"].index_select(0, rows).float()
         if batch.scored is not None:
-            scores = self._score(batch, outputs["hidden"], padded=inputs.bucket is not None)
+            scores = self._score(batch, outputs["hidden"], padded=inputs.padding is not None)
             wanted |= {"score." + name: x for name, x in scores._asdict().items()}
         if batch.embedded is not None:
-            wanted["embeddings"] = self._pool(batch, inputs.bucket, outputs["hidden"])
+            wanted["embeddings"] = self._pool(batch, inputs.padding, outputs["hidden"])
         return StepPending(inputs, self._device.to_host(wanted)), next_inputs
 
     def _draw(
@@ -185,7 +185,7 @@ def _accept(drawn_RW: Array, inputs: StepInputs) -> Array:
     """Drafts that equal what was drawn in their place, then the first token that does not; -1."""
     batch = inputs.batch
     assert batch.drafts is not None
-    last_R = last_rows(batch, inputs.bucket)[batch.sampled]
+    last_R = last_rows(batch, inputs.padding)[batch.sampled]
     drafts_R = batch.drafts[batch.sampled]
     width = 1 + int(drafts_R.max(initial=0))
     column = np.arange(width - 1)

@@ -50,7 +50,11 @@ class StepRunner:
         self._store = store
         self._kv = {name: store.layer(name) for part in attention.parts for name in part.layers}
         self._inputs = InputBuilder(
-            attention.parts, context.shapes, attention.block_size, config.max_model_len
+            attention.parts,
+            context.shapes,
+            attention.block_size,
+            config.max_model_len,
+            self.programs.takes_any_shape,
         )
         self._results = ResultMaker(loaded.model, sample, loaded.pooling, device)
         self._static = context.caps.static_shapes
@@ -72,7 +76,7 @@ class StepRunner:
         inputs = self._inputs.build(batch, bucket)
         if self._static and inputs.bucket is None:
             raise DeviceError(f"step {batch.step}: no bucket holds it, and nothing runs eagerly")
-        tensors = self._device.to_device(inputs.arrays, inputs.bucket)
+        tensors = self._device.to_device(inputs.arrays, inputs.padding)
         outputs = self._run_program(inputs, {**tensors, "previous": self._previous})
         pending, drawn = self._results.begin(inputs, tensors, outputs)
         if drawn is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from inferplane.interfaces.executor import ExecutorStats
 from inferplane.interfaces.shapes import Bucket
@@ -22,6 +22,9 @@ StepFunction: TypeAlias = (
 
 class GraphCompiler(ABC):
     """Turns the core's step function into a device program for one bucket."""
+
+    dynamic: ClassVar[bool] = False
+    """(optional) A program serves every shape its bucket holds: steps come to it unpadded."""
 
     @abstractmethod
     def compile(
