@@ -37,6 +37,8 @@ class SchedulerConfig:
     """Cap on admitted requests, without lowering max_num_seqs."""
     long_prefill_threshold: int = 0
     """Tokens of one prefill chunk when the request has company; 0 = off."""
+    adaptive_prefill: bool = False
+    """The threshold is never below an equal share of max_batched_tokens."""
     chunked_prefill: bool = True
     prefix_cache: bool = True
     reserve_whole_prompt: bool = True
@@ -45,6 +47,10 @@ class SchedulerConfig:
     prefill_interval: int = 1
     max_waiting: int = 0
     """Most queued requests; 0 = 4 x max_num_seqs."""
+    max_waiting_tokens: int = 0
+    """Most tokens of all queued requests together; 0 = no limit."""
+    max_overtakes: int = 0
+    """How many later requests may start before one that does not fit; 0 = strict order."""
     queue_timeout_s: float = 60.0
     """0 = wait for ever."""
     adopt_pending: bool = True
@@ -94,6 +100,10 @@ class LaunchPlan:
     """"auto" reads the model's files, "dummy" makes weights up."""
     seed: int = 0
     """Of dummy weights."""
+    weight_bytes: int = 0
+    """Of the model's files; 0 = made up."""
+    fit_context: bool = False
+    """The user left max_model_len to us: it may shrink to what memory holds."""
 
     def catalogue(self) -> Catalogue:
         """The register lines as registries."""

@@ -1,0 +1,177 @@
+"""Who may start: the walk over the waiting queue."""
+
+from __future__ import annotations
+
+from inferplane.scheduling.budget import StepBudget
+from inferplane.scheduling.chunking import prefill_chunk
+from inferplane.scheduling.hits import Hit
+from inferplane.scheduling.plan import ScheduledSequence, SkipReason, StepPlan
+from inferplane.scheduling.sequence import Sequence, SequenceState
+from inferplane.scheduling.state import SchedulerState
+
+__all__ = ["Admission"]
+
+_NOT_READY = {
+    SequenceState.WAITING_GRAMMAR: SkipReason.GRAMMAR,
+    SequenceState.WAITING_REMOTE: SkipReason.REMOTE_KV,
+    SequenceState.WAITING_INPUT: SkipReason.HELD,
+}
+_OVERTAKABLE = frozenset((SkipReason.NO_BLOCKS, SkipReason.BUDGET, SkipReason.SHAPE))
+
+
+class Admission:
+    """Moves waiting requests into a plan, in queue order."""
+
+    def __init__(
+        self, state: SchedulerState, plan: StepPlan, budget: StepBudget, now: float
+    ) -> None:
+        self.state = state
+        self.plan = plan
+        self.budget = budget
+        self.now = now
+        self._passed: list[tuple[Sequence, SkipReason]] = []
+
+    def walk(self) -> None:
+        """Admit until one does not fit; those that are not ready are passed by, in place.
+
+        After a preemption nobody enters: the blocks belong to those that run.
+        """
+        queue = self.state.waiting
+        if self.plan.preempted:
+            self._stop_at(0, SkipReason.NO_BLOCKS)
+            return
+        index = 0
+        while index < len(queue):
+            sequence = queue[index]
+            reason = self._not_ready(sequence)
+            if reason is not None:
+                self.plan.left_out.append((sequence, reason))
+                index += 1
+                continue
+            reason = self._admit(sequence)
+            if reason is None:
+                if self._overtake():
+                    break
+            elif reason in _OVERTAKABLE and self.state.settings.max_overtakes:
+                self._passed.append((sequence, reason))
+                index += 1
+            else:
+                break
+        self.plan.left_out += self._passed
+        if index < len(queue):
+            self._stop_at(index, reason or SkipReason.OVERTAKEN)
+
+    def hold(self) -> None:
+        """This step carries no prefill."""
+        self._stop_at(0, SkipReason.HELD)
+
+    def _stop_at(self, index: int, reason: SkipReason) -> None:
+        self.plan.behind = self.state.waiting.after(index)
+        self.plan.behind_reason = reason
+
+    def _not_ready(self, sequence: Sequence) -> SkipReason | None:
+        """Why it cannot start whatever room there is."""
+        if sequence.state in _NOT_READY:
+            return _NOT_READY[sequence.state]
+        if sequence.placeholders:
+            return SkipReason.IN_FLIGHT
+        if self.state.paused == "drain" and sequence.state is SequenceState.WAITING:
+            return SkipReason.PAUSED
+        return None
+
+    def _overtake(self) -> bool:
+        """One more went past those that did not fit; True when one of them has waited enough."""
+        most = self.state.settings.max_overtakes
+        for position, (sequence, _) in enumerate(self._passed):
+            sequence.overtaken += 1
+            self._passed[position] = (sequence, SkipReason.OVERTAKEN)
+        return any(sequence.overtaken >= most for sequence, _ in self._passed)
+
+    def _admit(self, sequence: Sequence) -> SkipReason | None:
+        """Let it start with its first chunk; None = it runs, else why it does not fit."""
+        state = self.state
+        if len(state.running) >= state.limits.max_active:
+            return SkipReason.BATCH_FULL
+        if self.budget.tokens < 1:
+            return SkipReason.BUDGET
+        if any(s.overtaken >= max(1, state.settings.max_overtakes) for s, _ in self._passed):
+            return SkipReason.OVERTAKEN
+        hit = self._lookup(sequence)
+        start = hit.tokens
+        remaining = len(sequence.token_ids) - start
+        is_decode = remaining == 1 and start > 0 and state.limits.mix
+        if is_decode:
+            if not self.budget.admits(start, 1, is_decode=True):
+                return SkipReason.SHAPE
+            size = 1
+        else:
+            chunk = prefill_chunk(state, self.budget, sequence, start, remaining)
+            if isinstance(chunk, SkipReason):
+                return chunk
+            size = chunk
+        if not self._take_blocks(sequence, size, hit):
+            return SkipReason.NO_BLOCKS
+        self._enter(sequence, start)
+        self._place(sequence, start, size, size == remaining, is_decode)
+        return None
+
+    def _lookup(self, sequence: Sequence) -> Hit:
+        """Cached prefix; none for results that need every position computed."""
+        request = sequence.request
+        scored = request.sampling.prompt_logprobs is not None and not sequence.num_output_tokens
+        if request.pooling or scored:
+            return Hit(tuple([] for _ in self.state.blocks.groups), 0)
+        return self.state.blocks.lookup(sequence)
+
+    def _take_blocks(self, sequence: Sequence, size: int, hit: Hit) -> bool:
+        state = self.state
+        whole = state.settings.reserve_whole_prompt
+        reserve = 0
+        if sequence.unresumable or not state.limits.recompute:
+            reserve = state.blocks.worst_case(most_positions(sequence))
+        if state.watermark and state.running:
+            lacking = state.blocks.shortage(sequence, size, hit, whole, reserve)
+            if lacking + state.watermark > 0:
+                return False
+        return (
+            state.blocks.allocate(sequence, size, hit, whole_prompt=whole, reserve=reserve)
+            is not None
+        )
+
+    def _enter(self, sequence: Sequence, cached: int) -> None:
+        """Count the admission and tell the plan."""
+        state, counters = self.state, self.state.counters
+        counters.admissions += 1
+        if sequence.state is SequenceState.PREEMPTED:
+            self.plan.resumed.append(sequence.request_id)
+        else:
+            self.plan.new.append(sequence.request_id)
+            sequence.first_scheduled_s = self.now
+            sequence.cached_tokens = min(cached, sequence.num_prompt_tokens)
+            counters.prompt_tokens += sequence.num_prompt_tokens
+            counters.cached_tokens += sequence.cached_tokens
+            if state.blocks.caching:
+                counters.prefix_requests += 1
+                counters.prefix_queried_tokens += len(sequence.token_ids)
+                counters.prefix_hit_tokens += cached
+        state.enter_running(sequence)
+
+    def _place(
+        self, sequence: Sequence, start: int, size: int, complete: bool, is_decode: bool
+    ) -> None:
+        samples = complete and not sequence.request.pooling
+        is_decode = is_decode and samples
+        entry = ScheduledSequence(
+            sequence, start, size, samples, is_decode, (), sequence.run, is_decode
+        )
+        sequence.computed = start + size
+        if samples:
+            sequence.placeholders += 1
+            sequence.sampled_step = self.plan.step
+        self.budget.place(entry)
+        self.state.set_plain(sequence)
+
+
+def most_positions(sequence: Sequence) -> int:
+    """Most positions whose KV it ever needs: its last token is never an input."""
+    return max(len(sequence.request.prompt_ids), sequence.max_len - 1)

@@ -1,0 +1,372 @@
+"""Which blocks each sequence holds: tables, prefix hits, publication, release.
+
+Knows nothing of queues, budgets or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+
+from inferplane.errors import ConfigError
+from inferplane.interfaces import KVGroup
+from inferplane.scheduling.block_pool import BlockPool
+from inferplane.scheduling.block_table import (
+    blocks_for,
+    first_block_in_window,
+    worst_case_blocks,
+)
+from inferplane.scheduling.cache_events import (
+    AllCleared,
+    BlocksRemoved,
+    BlocksStored,
+    CacheEvent,
+    EventLog,
+)
+from inferplane.scheduling.hits import Hit, longest_hit
+from inferplane.scheduling.prefix_cache import Digest, DigestChain, PrefixIndex, sha256
+from inferplane.scheduling.sequence import Sequence
+
+__all__ = ["BlockManager", "CacheOptions"]
+
+_NEVER = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """How the prefix cache behaves; the defaults are those of a server."""
+
+    adopt_pending: bool = True
+    """Later plans may use blocks that a step in flight still fills."""
+    adopt_in_step: bool = False
+    """The same plan may, too: the back-end writes all K/V of a step before it reads any."""
+    drop_last_hit: bool = False
+    """A draft head needs the hidden state before the first new token."""
+    event_limit: int = 0
+    """Most cache events kept for a listener; 0 = none are made."""
+    paranoid: bool = False
+    """Check the content behind each digest; for tests, it remembers every content."""
+    digest: Digest = sha256
+
+
+class BlockManager:
+    """All KV blocks of one engine; groups share one pool, each sequence has one table a group."""
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        groups: ListLike[KVGroup],
+        *,
+        caching: bool,
+        hash_root: bytes,
+        prefer_low_ids: bool = False,
+        in_flight_tokens: int = 2048,
+        options: CacheOptions = CacheOptions(),
+    ) -> None:
+        """`num_blocks` includes scratch block 0; `in_flight_tokens` = most tokens of one step.
+
+        Raises ConfigError when there is no usable block or no group.
+        """
+        if num_blocks < 2 or block_size < 1 or not groups:
+            raise ConfigError(
+                f"KV cache of {num_blocks} blocks of {block_size} tokens in {len(groups)} groups: "
+                "at least 2 blocks, 1 token and 1 group are needed"
+            )
+        self.block_size = block_size
+        self.groups = tuple(groups)
+        self.caching = caching
+        self.in_flight_tokens = in_flight_tokens
+        self.options = options
+        self.step = 0
+        """The step being planned."""
+        self.copied: list[tuple[int, int]] = []
+        """(source, target) blocks to copy before the next step that runs."""
+        self.index = PrefixIndex(num_blocks, options.adopt_pending, options.adopt_in_step)
+        self.pool = BlockPool(num_blocks, self.index, prefer_low_ids, self._evicted)
+        self._chain = DigestChain(hash_root, block_size, options.digest, options.paranoid)
+        self._suffixes = [group.to_bytes(4, "little") for group in range(len(groups))]
+        self._windows = [(g, s.window) for g, s in enumerate(groups) if s.window is not None]
+        self._events = EventLog(options.event_limit) if options.event_limit else None
+        self._promised = 0
+
+    # ── what there is ──
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that can be handed out now, cached ones included."""
+        return len(self.pool.free)
+
+    @property
+    def usable(self) -> int:
+        """All blocks but scratch."""
+        return self.pool.usable
+
+    @property
+    def usage(self) -> float:
+        """Share of usable blocks in use."""
+        return 1.0 - self.num_free / self.usable
+
+    def free_order(self) -> list[int]:
+        """Free blocks, next to be used first."""
+        return self.pool.free.order()
+
+    def take_events(self) -> list[CacheEvent]:
+        """Cache events since the last call."""
+        return self._events.take() if self._events else []
+
+    def worst_case(self, num_tokens: int) -> int:
+        """Most blocks that a sequence of so many positions holds at once."""
+        return worst_case_blocks(num_tokens, self.groups, self.block_size, self.in_flight_tokens)
+
+    # ── finding ──
+
+    def lookup(self, sequence: Sequence) -> Hit:
+        """The longest cached prefix; at least the last token is left to compute."""
+        limit = (len(sequence.token_ids) - 1) // self.block_size if self.caching else 0
+        if limit <= 0:
+            return Hit(tuple([] for _ in self.groups), 0)
+        digests = self._chain.extend(sequence, limit)
+        contents = sequence.contents
+        find, step, adopts, suffixes = self.index.find, self.step, sequence.adopts, self._suffixes
+
+        def find_block(group: int, i: int) -> int:
+            content = contents[i] if contents else -1
+            return find(digests[i] + suffixes[group], step, adopts, content)
+
+        hit = longest_hit(find_block, self.groups, limit, self.block_size)
+        if self.options.drop_last_hit and hit.tokens:
+            length = hit.tokens // self.block_size - 1
+            hit = longest_hit(find_block, self.groups, length, self.block_size)
+        return hit
+
+    # ── holding ──
+
+    def shortage(
+        self,
+        sequence: Sequence,
+        num_tokens: int,
+        hit: Hit | None = None,
+        whole_prompt: bool = False,
+        reserve: int = 0,
+    ) -> int:
+        """Blocks missing for `allocate` with the same arguments; <= 0 = it will succeed."""
+        have = len(sequence.tables[0]) if sequence.tables else 0
+        base, waking, kept = sequence.computed, 0, 0
+        if hit is not None:
+            base = hit.tokens
+            have += len(hit.blocks[0])
+            refs = self.pool.refs
+            for blocks in hit.blocks:
+                for block in blocks:
+                    kept += block != 0
+                    waking += block != 0 and not refs[block]
+        size, groups = self.block_size, len(self.groups)
+        needed = max(0, blocks_for(base + num_tokens, size) - have) * groups
+        if whole_prompt:
+            whole = self.worst_case(len(sequence.token_ids))
+            needed = max(needed, whole - kept - sequence.owned)
+        needed = max(needed, reserve - kept)
+        others = self._promised - max(0, sequence.reserve - sequence.owned)
+        return needed + waking + others - len(self.pool.free)
+
+    def allocate(
+        self,
+        sequence: Sequence,
+        num_tokens: int,
+        hit: Hit | None = None,
+        lookahead: int = 0,
+        whole_prompt: bool = False,
+        reserve: int = 0,
+    ) -> tuple[list[int], ...] | None:
+        """Cover the next `num_tokens` (+ `lookahead` drafts) positions; new block ids per group.
+
+        None = not enough free blocks, and nothing happened but the release of blocks that left a
+        window. `hit` is adopted first and moves `computed` to its end. `whole_prompt` asks for room
+        for all known tokens, `reserve` for that many blocks, and keeps them promised until `free`.
+        """
+        if self._windows and sequence.room:
+            self._leave_windows(sequence)
+        if self.shortage(sequence, num_tokens + lookahead, hit, whole_prompt, reserve) > 0:
+            return None
+        if not sequence.tables:
+            sequence.tables = tuple([] for _ in self.groups)
+            sequence.window_start = [0] * len(self.groups)
+        if not sequence.room:
+            sequence.next_full = self.block_size if self.caching else _NEVER
+        if reserve:
+            sequence.reserve = reserve
+            self._promised += reserve
+        if hit is not None:
+            self._adopt(sequence, hit)
+        total = blocks_for(sequence.computed + num_tokens + lookahead, self.block_size)
+        count = max(0, total - len(sequence.tables[0]))
+        pop = self.pool.pop
+        new = tuple([pop() for _ in range(count)] for _ in self.groups)
+        for table, blocks in zip(sequence.tables, new, strict=True):
+            table.extend(blocks)
+        self._own(sequence, count * len(self.groups))
+        sequence.room = len(sequence.tables[0]) * self.block_size
+        if self.caching:
+            self._register(sequence, sequence.computed + num_tokens)
+        return new
+
+    def commit(self, sequence: Sequence, num_tokens: int) -> None:
+        """A finite row proves the first `num_tokens` positions: publish their full blocks."""
+        sequence.proven = num_tokens
+        if sequence.adopted:
+            for block in sequence.adopted:
+                self.index.pending.pop(block, None)
+            sequence.adopted.clear()
+        if num_tokens >= sequence.next_full:
+            self._publish(sequence, num_tokens // self.block_size)
+
+    def free(self, sequence: Sequence, fence: bool = False) -> None:
+        """Release everything it holds, the tail first; behind a fence if somebody outside the
+        order of steps may still read it."""
+        proven = sequence.proven
+        whole = proven // self.block_size if sequence.computed > proven else _NEVER
+        for table in sequence.tables:
+            last = len(table) - 1
+            self.pool.release(
+                [(table[i], i < whole) for i in range(last, -1, -1) if table[i]], fence
+            )
+        self._own(sequence, -sequence.owned)
+        self._promised -= sequence.reserve
+        sequence.reserve = 0
+        sequence.tables = tuple([] for _ in self.groups)
+        sequence.window_start = [0] * len(self.groups)
+        sequence.room = sequence.plain_until = sequence.computed = sequence.proven = 0
+        sequence.registered = sequence.published = 0
+        sequence.adopted = []
+
+    def condemn(self, sequence: Sequence) -> list[int]:
+        """Its row was not finite: unpublish what it wrote or adopted unproven; returns those ids.
+
+        Whoever adopted one of them stands on sand and must be rolled back by the caller.
+        """
+        pending = self.index.pending
+        bad = [block for block, (producer, _) in pending.items() if producer is sequence]
+        bad += [block for block in sequence.adopted if block in pending and block not in bad]
+        for block in bad:
+            self.pool.unhash(block)
+        return bad
+
+    def reset(self) -> bool:
+        """Forget every cached prefix; False, and nothing done, while any block is in use."""
+        if len(self.pool.free) != self.pool.usable:
+            return False
+        self.pool.clear()
+        if self._events:
+            self._events.add(AllCleared())
+        return True
+
+    def replaced(self) -> None:
+        """The device came back with an empty KV cache; every sequence was freed before."""
+        self.pool.replaced()
+        self.copied.clear()
+        if self._events:
+            self._events.add(AllCleared())
+
+    def release_outside_window(self, sequence: Sequence, computed: int) -> None:
+        """Free blocks that no token from position `computed` on reads, the later one first."""
+        size = self.block_size
+        whole = sequence.proven // size if sequence.computed > sequence.proven else _NEVER
+        for group, window in self._windows:
+            start = sequence.window_start[group]
+            end = min(first_block_in_window(computed, window, size), len(sequence.tables[group]))
+            if end <= start:
+                continue
+            table = sequence.tables[group]
+            gone = [(table[i], i < whole) for i in range(end - 1, start - 1, -1) if table[i]]
+            self.pool.release(gone, fence=True)
+            table[start:end] = [0] * (end - start)
+            sequence.window_start[group] = end
+            self._own(sequence, -len(gone))
+
+    # ── inside ──
+
+    def _leave_windows(self, sequence: Sequence) -> None:
+        self.release_outside_window(sequence, sequence.computed)
+
+    def _own(self, sequence: Sequence, change: int) -> None:
+        """Keep the sum of promises not yet used up."""
+        if sequence.reserve:
+            before = max(0, sequence.reserve - sequence.owned)
+            self._promised += max(0, sequence.reserve - sequence.owned - change) - before
+        sequence.owned += change
+
+    def _adopt(self, sequence: Sequence, hit: Hit) -> None:
+        pending = self.index.pending
+        kept = 0
+        for group, blocks in enumerate(hit.blocks):
+            for block in blocks:
+                if not block:
+                    continue
+                kept += 1
+                self.pool.touch(block)
+                if block in pending:
+                    sequence.adopted.append(block)
+            sequence.tables[group].extend(blocks)
+            sequence.window_start[group] = next((i for i, b in enumerate(blocks) if b), len(blocks))
+        self._own(sequence, kept)
+        count = len(hit.blocks[0])
+        sequence.registered = sequence.published = count
+        sequence.next_full = 0 if sequence.adopted else (count + 1) * self.block_size
+        sequence.computed = hit.tokens
+        sequence.proven = hit.tokens
+
+    def _register(self, sequence: Sequence, num_tokens: int) -> None:
+        """Mark blocks pending that the planned positions fill with known tokens."""
+        full = min(num_tokens, len(sequence.token_ids)) // self.block_size
+        first = sequence.registered
+        if full <= first:
+            return
+        self._chain.extend(sequence, full)
+        for index in range(first, full):
+            self._enter(sequence, index, pending=True)
+        sequence.registered = full
+
+    def _publish(self, sequence: Sequence, full: int) -> None:
+        first = sequence.published
+        self._chain.extend(sequence, full)
+        for index in range(first, full):
+            self._enter(sequence, index, pending=False)
+        sequence.published = full
+        sequence.registered = max(full, sequence.registered)
+        sequence.next_full = (full + 1) * self.block_size
+        if self._events and full > first:
+            self._announce(sequence, first, full)
+
+    def _enter(self, sequence: Sequence, index: int, pending: bool) -> None:
+        """Let every group's block `index` be found."""
+        content = sequence.contents[index] if sequence.contents else -1
+        for group, suffix in enumerate(self._suffixes):
+            block = sequence.tables[group][index]
+            if not block:
+                continue
+            if self.index.keys[block] is None:
+                self.index.add(block, sequence.digests[index] + suffix, content)
+                if pending:
+                    self.index.pending[block] = (sequence, self.step)
+            elif not pending:
+                self.index.pending.pop(block, None)
+
+    def _announce(self, sequence: Sequence, first: int, full: int) -> None:
+        assert self._events is not None
+        size = self.block_size
+        for group in range(len(self.groups)):
+            self._events.add(
+                BlocksStored(
+                    digests=tuple(sequence.digests[first:full]),
+                    parent=sequence.digests[first - 1] if first else None,
+                    token_ids=tuple(sequence.token_ids[first * size : full * size]),
+                    block_size=size,
+                    group=group,
+                    adapter=sequence.adapter,
+                )
+            )
+
+    def _evicted(self, key: bytes) -> None:
+        if self._events:
+            self._events.add(BlocksRemoved((key[:-4],), int.from_bytes(key[-4:], "little")))
