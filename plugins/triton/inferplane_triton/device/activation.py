@@ -14,7 +14,7 @@ def gated_rows(
     inside = at < SIZE
     gate = tl.load(x_ptr + row * x_stride + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * x_stride + SIZE + at, mask=inside, other=0.0).to(tl.float32)
-    if GELU:  # tanh(y) = 2 sigmoid(2y) - 1
+    if GELU:  # (1 + tanh(y)) / 2 = sigmoid(2y), without the cancellation
         active = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
     else:
         active = gate * tl.sigmoid(gate)

@@ -24,14 +24,15 @@ def rotary(
 def norm_rotary(
     q: Tensor,
     k: Tensor,
-    weights: tuple[Tensor, Tensor],
+    q_weight: Tensor,
+    k_weight: Tensor,
     eps: float,
     cos: Tensor,
     sin: Tensor,
     interleaved: bool,
 ) -> tuple[Tensor, Tensor]:
-    """rms_norm of each head by `weights` f32[H] of q and of k, then `rotary`."""
-    return _turn(q, k, cos, sin, interleaved, weights, eps)
+    """rms_norm of each head of q and k by its weight f32[H], then `rotary`."""
+    return _turn(q, k, cos, sin, interleaved, (q_weight, k_weight), eps)
 
 
 def _turn(

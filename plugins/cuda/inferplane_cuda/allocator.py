@@ -1,0 +1,48 @@
+"""Device memory by purpose, as torch's caching allocator counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from inferplane.errors import DeviceError
+from inferplane.interfaces import Allocator, DeviceRuntime, Tag
+
+__all__ = ["CudaAllocator"]
+
+
+class CudaAllocator(Allocator):
+    """A ledger of what stayed allocated when each purpose's scope was left.
+
+    Captured graphs hold addresses, so memory cannot be released and restored elsewhere: `release`
+    and `restore` stay unsupported.
+    """
+
+    def __init__(self, device: DeviceRuntime) -> None:
+        self._device = torch.device(device.torch_device)
+        self._used: dict[Tag, int] = {}
+
+    def pool(self, tag: Tag) -> AbstractContextManager[None]:
+        """Charge what is still held at the end to `tag`; DeviceError when the device is full."""
+        return self._charging(tag)
+
+    def used(self) -> Mapping[Tag, int]:
+        """Bytes by purpose."""
+        return dict(self._used)
+
+    @contextmanager
+    def _charging(self, tag: Tag) -> Iterator[None]:
+        before = torch.cuda.memory_allocated(self._device)
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            free, total = torch.cuda.mem_get_info(self._device)
+            ledger = ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self._used.items())
+            raise DeviceError(
+                f"the device has no memory left for {tag}: {free / 2**30:.2f} of "
+                f"{total / 2**30:.2f} GiB are free, held so far: {ledger or 'nothing'} ({error})"
+            ) from error
+        grown = torch.cuda.memory_allocated(self._device) - before
+        self._used[tag] = self._used.get(tag, 0) + max(grown, 0)
