@@ -1,0 +1,30 @@
+"""The ops as registered: captured into a program on symbols, the core's arithmetic otherwise."""
+
+from __future__ import annotations
+
+from inferplane.ops.reference import activation, norm
+from inferplane.ops.reference import embedding as _embedding
+from inferplane.ops.reference import linear as _linear
+from inferplane.ops.reference import rotary as _rotary
+from inferplane_cpu.compiler import kernels
+from inferplane_cpu.compiler.capture import captured
+
+__all__ = [
+    "add_rms_norm",
+    "embedding",
+    "gelu_mul",
+    "linear",
+    "logits",
+    "rms_norm",
+    "rotary",
+    "silu_mul",
+]
+
+rms_norm = captured(norm.rms_norm, kernels.rms_norm)
+add_rms_norm = captured(norm.add_rms_norm, kernels.add_rms_norm)
+rotary = captured(_rotary.rotary, kernels.rotary)
+silu_mul = captured(activation.silu_mul, kernels.silu_mul)
+gelu_mul = captured(activation.gelu_mul, kernels.gelu_mul)
+embedding = captured(_embedding.embedding, kernels.embedding)
+linear = captured(_linear.linear, kernels.linear)
+logits = captured(_linear.logits, kernels.logits)
