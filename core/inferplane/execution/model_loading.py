@@ -72,7 +72,7 @@ def load_model(
             device,
         )
         model = architecture(config, build)
-        model.load(_weights(plan, checkpoint, model, dtype, progress))
+        model.load(_weights(plan, checkpoint, model, dtype, device.torch_device, progress))
         device.synchronize()
     return LoadedModel(
         model,
@@ -122,9 +122,10 @@ def _weights(
     checkpoint: Checkpoint,
     model: _HasWeights,
     dtype: torch.dtype,
+    device: str,
     progress: Progress,
 ) -> Iterable[tuple[str, Tensor]]:
     if plan.load_format == "dummy":
         progress("load", 0, 0, "dummy weights")
-        return dummy_weights(model, plan.seed)
+        return dummy_weights(model, plan.seed, device)
     return _Reported(iterate_weights(checkpoint, dtype), progress)

@@ -90,10 +90,13 @@ class WeightTable:
         for finish in self._finish:
             finish()
 
-    def dummies(self, seed: int) -> Iterator[tuple[str, Tensor]]:
-        """Made-up tensors for every slot: the same for the same seed and name, on any device."""
+    def dummies(self, seed: int, device: str = "cpu") -> Iterator[tuple[str, Tensor]]:
+        """Made-up tensors for every slot: the same for the same seed and name, on any device.
+
+        They are made on `device`: sending them there would take longer than anything else.
+        """
         random = torch.Generator().manual_seed(seed)
-        normal = torch.randn(_DUMMY_PERIOD, generator=random) * _DUMMY_SPREAD
+        normal = (torch.randn(_DUMMY_PERIOD, generator=random) * _DUMMY_SPREAD).to(device)
         for name, slot in self._slots.items():
             if not slot.optional:
                 yield name, _dummy(slot, normal, name)
@@ -155,9 +158,11 @@ class HasWeights(Protocol):
     weights: WeightTable
 
 
-def dummy_weights(model: HasWeights, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Made-up weights for `model.load`: deterministic for each seed."""
-    return model.weights.dummies(seed)
+def dummy_weights(
+    model: HasWeights, seed: int, device: str = "cpu"
+) -> Iterator[tuple[str, Tensor]]:
+    """Made-up weights for `model.load`: deterministic for each seed, made on `device`."""
+    return model.weights.dummies(seed, device)
 
 
 def _check(where: str, slot: _Slot, tensor: Tensor) -> None:
@@ -181,9 +186,9 @@ def _check(where: str, slot: _Slot, tensor: Tensor) -> None:
 
 def _dummy(slot: _Slot, normal: Tensor, name: str) -> Tensor:
     if slot.dummy == "ones":
-        return torch.ones(slot.shape)
+        return torch.ones(slot.shape, device=normal.device)
     if slot.dummy == "zeros":
-        return torch.zeros(slot.shape)
+        return torch.zeros(slot.shape, device=normal.device)
     count = 1
     for size in slot.shape:
         count *= size
