@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from inferplane.testing.conformance.hygiene import imports_of
+from inferplane.testing.fresh_interpreter import imports_of
 
 HEAVY = (
     "torch",

@@ -64,7 +64,6 @@ class Gaudi(Platform):
             compute_dtypes=("bfloat16", "float32"),
             fp8="range240" if probe.arch == "gaudi2" else "none",
             block_multiple=128,
-            static_shapes=True,
         )
 
     def resolve(

@@ -64,7 +64,7 @@ class Tpu(Platform):
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
         """Facts of the family; everything a missing executor would have to obey stays off."""
-        return Capabilities(compute_dtypes=("bfloat16", "float32"), static_shapes=True)
+        return Capabilities(compute_dtypes=("bfloat16", "float32"))
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape

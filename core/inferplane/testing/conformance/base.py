@@ -26,7 +26,7 @@ class Conformance:
     wide_only: ClassVar[bool] = False
     """True: it checks parts that a plugin with its own executor does not have."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def subject(self, inferplane_kit: KitState, inferplane_device: str) -> Subject:
         """The device under test."""
         return inferplane_kit.subject(inferplane_device)

@@ -1,94 +1,133 @@
-"""Level 0, hygiene: what importing and probing a plugin does to a process, seen from outside."""
+"""Level 0, hygiene: light modules leave the process alone, and every door leads somewhere."""
 
 from __future__ import annotations
 
-import json
+import ast
 import os
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
 
-__all__ = ["Imported", "imports_of"]
+import pytest
 
-_CHILD = """
-import importlib, io, json, os, signal, sys, threading, time
+from inferplane.interfaces import INTERFACE_VERSION, Probe
+from inferplane.registry import Entry
+from inferplane.testing.conformance.base import Conformance
+from inferplane.testing.conformance.state import KitState
+from inferplane.testing.conformance.subject import Subject
+from inferplane.testing.fresh_interpreter import Imported
 
-def state():
-    handlers = {}
-    for number in signal.valid_signals():
-        handlers[str(int(number))] = repr(signal.getsignal(number))
-    return {
-        "environment": dict(os.environ),
-        "working directory": os.getcwd(),
-        "signal handlers": handlers,
-        "import path": list(sys.path),
-        "threads": threading.active_count(),
-        "descriptors": sorted(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else [],
-    }
+__all__ = ["HygieneConformance"]
 
-import inferplane.hookspecs, inferplane.interfaces, inferplane.probing
-answer, real = {}, sys.stdout
-for name in json.loads(sys.argv[1]):
-    modules, before = set(sys.modules), state()
-    sys.stdout = io.StringIO()
-    started, error = time.perf_counter(), ""
-    try:
-        importlib.import_module(name)
-    except BaseException as problem:
-        error = f"{type(problem).__name__}: {problem}"
-    seconds, after = time.perf_counter() - started, state()
-    answer[name] = {
-        "new_modules": sorted(set(sys.modules) - modules),
-        "changes": sorted(key for key in before if before[key] != after[key]),
-        "printed": sys.stdout.getvalue(),
-        "seconds": seconds,
-        "error": error,
-    }
-    sys.stdout = real
-print(json.dumps(answer))
-"""
+ALLOWED = frozenset({"inferplane", "numpy", "pluggy", "msgspec"})
+"""What a light module may bring with it, besides the standard library and its own package."""
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What importing one module did to a process that had loaded the interface before."""
+class HygieneConformance(Conformance):
+    """L0: needs no device. Everything is looked at in an interpreter that did nothing else."""
 
-    new_modules: tuple[str, ...]
-    changes: tuple[str, ...]
-    """Which parts of the process state differ: environment, working directory, …"""
-    printed: str
-    seconds: float
-    error: str = ""
+    level: ClassVar[int] = 0
+    needs_device = False
 
-    def loaded(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the top-level packages `names` that came with it."""
-        top = {module.split(".")[0] for module in self.new_modules}
-        return tuple(sorted(top & set(names)))
+    @pytest.fixture
+    def light_modules(self, subject: Subject, inferplane_kit: KitState) -> dict[str, Imported]:
+        """What importing the entry module and the platform's, then probing, did."""
+        return inferplane_kit.light_modules(subject)
+
+    def test_light_modules_import_only_the_interface(
+        self, subject: Subject, light_modules: dict[str, Imported]
+    ) -> None:
+        """No torch, no SDK: an import here would cost everybody, or break everybody."""
+        own = {subject.owner.source.module.split(".")[0], subject.entry.target.split(".")[0]}
+        for module, seen in light_modules.items():
+            assert seen.error == "", module
+            top = {name.split(".")[0] for name in seen.new_modules}
+            foreign = {name for name in top - own - ALLOWED if not _is_standard(name)}
+            assert foreign == set(), f"{module} loads {sorted(foreign)}"
+
+    def test_light_modules_change_nothing_in_the_process(
+        self, light_modules: dict[str, Imported]
+    ) -> None:
+        """Environment, working directory, signal handlers, import path, threads, open files."""
+        for module, seen in light_modules.items():
+            assert seen.changes == (), f"importing {module} changes {seen.changes}"
+
+    def test_light_modules_print_nothing(self, light_modules: dict[str, Imported]) -> None:
+        """What is printed here lands in the middle of somebody's JSON."""
+        for module, seen in light_modules.items():
+            assert seen.printed == "", module
+
+    def test_the_plugin_loads_with_the_version_it_states(self, subject: Subject) -> None:
+        """Same major, minor not above the core's; no misspelt hook; every register line taken."""
+        assert subject.owner.error == "", subject.owner.trace
+        assert subject.owner.interface is not None
+        assert subject.owner.interface[0] == INTERFACE_VERSION[0]
+        assert subject.owner.interface <= INTERFACE_VERSION
+
+    def test_every_target_exists(self, subject: Subject) -> None:
+        """By syntax tree: a missing SDK must not hide a typing error."""
+        missing = [
+            f"{entry.name} -> {entry.target}"
+            for entry in _own_entries(subject)
+            if not _exists(entry)
+        ]
+        assert missing == []
+
+    def test_probing_answers_whatever_the_environment_holds(self, subject: Subject) -> None:
+        """No hardware is an answer; nonsense in a variable is no reason to raise."""
+        for env in ({}, dict(os.environ), dict.fromkeys(os.environ, "\x00nonsense"), {"PATH": ""}):
+            probe = subject.platform.probe(env)
+            assert isinstance(probe, Probe)
+            assert probe.reason.strip(), "the user must be told why"
+            assert "\n" not in probe.reason, "one line: it is a row of a table"
+            assert probe.device_count >= (1 if probe.ok else 0)
+            assert probe.score >= 0
+
+    def test_probing_repeats_itself_and_changes_nothing(self, subject: Subject) -> None:
+        """The planner asks once, doctor asks again, and neither may leave a trace."""
+        before = dict(os.environ), Path.cwd(), list(sys.path)
+        first, second = subject.platform.probe({}), subject.platform.probe({})
+        assert (first.ok, first.arch, first.score) == (second.ok, second.arch, second.score)
+        assert (dict(os.environ), Path.cwd(), list(sys.path)) == before
+
+    def test_probing_loads_no_torch(self, light_modules: dict[str, Imported]) -> None:
+        """It runs in the planner, which starts in a fraction of a second."""
+        seen = light_modules["probe"]
+        assert seen.error == ""
+        assert seen.loaded(["torch", "jax", "tensorflow"]) == ()
+        assert seen.changes == ()
 
 
-def imports_of(modules: Sequence[str], env: Mapping[str, str] | None = None) -> dict[str, Imported]:
-    """Import `modules`, one after the other, in one fresh interpreter; what each did.
+def _own_entries(subject: Subject) -> Iterator[Entry]:
+    for _, entry in subject.plugins.catalogue.lines():
+        if entry.owner == subject.owner.source.name:
+            yield entry
 
-    `env`: additions to the environment. Raises RuntimeError when the interpreter dies.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps(list(modules))],
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"importing {modules} ended the interpreter: {done.stderr[-2000:]}")
-    answers = json.loads(done.stdout.splitlines()[-1])
-    return {
-        name: Imported(
-            tuple(answer["new_modules"]),
-            tuple(answer["changes"]),
-            answer["printed"],
-            answer["seconds"],
-            answer["error"],
-        )
-        for name, answer in answers.items()
-    }
+
+def _exists(entry: Entry) -> bool:
+    module, _, attribute = entry.target.partition(":")
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return spec is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return attribute in {name for node in tree.body for name in _bound(node)}
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    match node:
+        case ast.ClassDef() | ast.FunctionDef():
+            return [node.name]
+        case ast.Assign():
+            return [t.id for t in node.targets if isinstance(t, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+        case ast.ImportFrom():
+            return [alias.asname or alias.name for alias in node.names]
+        case _:
+            return []
+
+
+def _is_standard(name: str) -> bool:
+    return name in sys.stdlib_module_names or name.startswith("_")

@@ -11,6 +11,7 @@ from inferplane.interfaces import Executor, KVPlan, ShapePolicy
 from inferplane.launch import LaunchPlan
 from inferplane.testing.conformance.driver import Driver
 from inferplane.testing.conformance.subject import Subject, find_subject
+from inferplane.testing.fresh_interpreter import Imported, imports_of
 from inferplane.testing.tiny import write_tiny_model
 
 __all__ = ["KitState", "Started"]
@@ -56,6 +57,7 @@ class KitState:
         self._allowed = allowed
         self._quick = quick
         self._subjects: dict[str, Subject] = {}
+        self._imports: dict[str, dict[str, Imported]] = {}
         self._models: dict[str, Path] = {}
         self._started: dict[tuple[str, str, str], Started] = {}
 
@@ -64,6 +66,13 @@ class KitState:
         if device not in self._subjects:
             self._subjects[device] = find_subject(device, self._allowed, self._quick)
         return self._subjects[device]
+
+    def light_modules(self, subject: Subject) -> dict[str, Imported]:
+        """What importing the entry module and the platform's, then probing, did to a process."""
+        if subject.device not in self._imports:
+            modules = [subject.owner.source.module, subject.entry.target.partition(":")[0]]
+            self._imports[subject.device] = imports_of(modules, subject.entry.target)
+        return self._imports[subject.device]
 
     def model(self, kind: str) -> Path:
         """The folder of a tiny model."""
