@@ -119,7 +119,9 @@ class Symbol(Tensor):
         )
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Nothing may reach a symbol's storage: it has none."""
         raise NotLoweredError(f"{func} on a symbol")
 

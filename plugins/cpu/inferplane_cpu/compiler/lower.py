@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from inferplane_cpu.compiler.capture import Columns, Deferred, Node, NotLoweredError, Symbol
+from inferplane_cpu.compiler.weights import PackedWeights
 from inferplane_cpu.native.library import Op, Prologue
 from inferplane_cpu.native.machine import ProgramBuilder
-from inferplane_cpu.native.packing import PackedWeight, Packer
+from inferplane_cpu.native.packing import PackedWeight
 from inferplane_cpu.native.store import PanelKV
 
 __all__ = ["Bindings", "Lowering", "Place"]
@@ -54,10 +55,14 @@ class Lowering:
     """Turns the nodes of one recording into instructions of `builder`."""
 
     def __init__(
-        self, nodes: list[Node], outputs: list[Columns], builder: ProgramBuilder, packer: Packer
+        self,
+        nodes: list[Node],
+        outputs: list[Columns],
+        builder: ProgramBuilder,
+        weights: PackedWeights,
     ) -> None:
         self.builder = builder
-        self.packer = packer
+        self.weights = weights
         self.bindings = Bindings()
         self.places: dict[Node, Place] = {}
         self._nodes = nodes
@@ -69,7 +74,6 @@ class Lowering:
         self._left.update(columns.node for columns in outputs)
         self._outputs = {columns.node for columns in outputs}
         self._pending: dict[Node, _Pending] = {}
-        self._packed: dict[int, PackedWeight] = {}
         self._free: dict[tuple[int, bool], list[int]] = {}
         self._handlers: Mapping[str, Callable[[Node], None]] = {
             "embedding": self._embedding,
@@ -234,10 +238,7 @@ class Lowering:
     def _weight(self, weight: Tensor | PackedWeight) -> PackedWeight:
         if isinstance(weight, PackedWeight):
             return weight
-        key = weight.data_ptr()
-        if key not in self._packed:
-            self._packed[key] = self.packer.dense(weight)
-        return self._packed[key]
+        return self.weights.pack(weight)
 
     def _add(self, node: Node) -> None:
         if node in self.places:  # a linear or norm already added itself

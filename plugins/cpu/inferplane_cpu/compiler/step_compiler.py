@@ -24,6 +24,8 @@ from inferplane_cpu.compiler.capture import (
     Symbol,
 )
 from inferplane_cpu.compiler.lower import Bindings, Lowering
+from inferplane_cpu.compiler.proof import check_program
+from inferplane_cpu.compiler.weights import PackedWeights
 from inferplane_cpu.native.machine import Machine, NativeProgram, ProgramBuilder, StepArrays
 from inferplane_cpu.native.packing import Packer
 
@@ -42,7 +44,8 @@ class StepCompiler(GraphCompiler):
         """`max_context`: tokens of the longest sequence, which sizes attention's working memory."""
         self._machine = machine
         self._max_context = max_context
-        self._packer = Packer(machine.library)
+        self._weights = PackedWeights(Packer(machine.library))
+        self._superfluous: list[Tensor] = []
         self._compiles = 0
         self._seconds = 0.0
         self.refused: list[str] = []
@@ -87,10 +90,20 @@ class StepCompiler(GraphCompiler):
         results = fn(kv, symbols)
         wanted = _sources(results.values())
         builder = ProgramBuilder(self._machine, bucket.num_tokens, bucket.num_seqs)
-        lowering = Lowering(recording.nodes, wanted, builder, self._packer)
+        lowering = Lowering(recording.nodes, wanted, builder, self._weights)
         lowering.run()
         program = builder.build(bucket.num_seqs, self._max_context)
-        return _Compiled(program, lowering, results).run
+        compiled = _Compiled(program, lowering, results).run
+        check_program(compiled, fn, kv, example)
+        self._superfluous += _only_in_programs(recording)
+        return compiled
+
+    def seal(self) -> None:
+        """Start-up is over: drop the loaded copies of weights that only programs read."""
+        if not self.refused:
+            freed = self._weights.release(self._superfluous)
+            _logger.info("released %.0f MB of weights that are packed", freed / 1e6)
+        self._superfluous.clear()
 
 
 def _symbol(name: str, tensor: Tensor, recording: Recording) -> Symbol:
@@ -98,6 +111,22 @@ def _symbol(name: str, tensor: Tensor, recording: Recording) -> Symbol:
     rows = _ROW_INPUTS.get(name, TOKENS)
     meta = torch.empty(rows, *tensor.shape[1:], dtype=tensor.dtype, device="meta")
     return Symbol(meta, recording, name)
+
+
+def _only_in_programs(recording: Recording) -> list[Tensor]:
+    """Weights of layers; the embedding and the output layer also serve log-probabilities."""
+    weights = [n.attributes["weight"] for n in recording.nodes if n.op == "linear"]
+    shared = [
+        n.attributes["weight"]
+        for n in recording.nodes
+        if n.op == "embedding" or (n.op == "linear" and n.per_sample)
+    ]
+    kept = {weight.untyped_storage().data_ptr() for weight in shared if type(weight) is Tensor}
+    return [
+        weight
+        for weight in weights
+        if type(weight) is Tensor and weight.untyped_storage().data_ptr() not in kept
+    ]
 
 
 def _sources(values: Any) -> list[Columns]:

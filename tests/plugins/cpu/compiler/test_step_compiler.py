@@ -169,16 +169,6 @@ OPS = (
 
 
 def kernels() -> Catalogue:
-    names = [
-        "rms_norm",
-        "add_rms_norm",
-        "rotary",
-        "silu_mul",
-        "gelu_mul",
-        "embedding",
-        "linear",
-        "logits",
-    ]
     target = "inferplane_cpu.kernels.ops:"
     return Catalogue([("kernels", Entry(f"{n}/1", target + n, "cpu")) for n in OPS])
 

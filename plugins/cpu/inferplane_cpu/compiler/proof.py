@@ -1,0 +1,63 @@
+"""A program proves itself before it serves: the same small step, native and op by op in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from inferplane.interfaces import StepFunction
+from inferplane_cpu.compiler.capture import NotLoweredError
+
+__all__ = ["check_program", "proof_step"]
+
+LIMITS = {torch.float32: 1e-3}
+"""Mean absolute difference of log-probabilities; reduced precision may differ by its rounding."""
+ROUNDED_LIMIT = 0.05
+_TOKENS = 5
+
+
+def check_program(
+    program: StepFunction,
+    fn: StepFunction,
+    kv: Mapping[str, object],
+    example: Mapping[str, Tensor],
+) -> None:
+    """Compare both on one prompt in scratch block 0.
+
+    Raises NotLoweredError with the difference found, so that torch takes the step over.
+    """
+    inputs = proof_step(example)
+    native = program(kv, inputs)["logits"].float().log_softmax(-1)
+    result = fn(kv, inputs)
+    expected = result["logits"].float().log_softmax(-1)
+    found = float((native - expected).abs().mean())
+    limit = LIMITS.get(result["hidden"].dtype, ROUNDED_LIMIT)
+    if not found <= limit:
+        raise NotLoweredError(
+            f"the compiled step differs from torch by {found:.3g} in log-probability, "
+            f"{limit:.3g} is allowed"
+        )
+
+
+def proof_step(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One prompt of a few tokens, all in block 0, in the shape of the example's inputs."""
+    count = torch.arange(_TOKENS, dtype=torch.int32)
+    by_name = {
+        "token_ids": count + 1,
+        "positions": count,
+        "token_source": torch.full((_TOKENS,), -1, dtype=torch.int32),
+        "rows": torch.tensor([_TOKENS - 2, _TOKENS - 1], dtype=torch.int32),
+        "query_start": torch.tensor([0, _TOKENS], dtype=torch.int32),
+        "seq_lens": torch.tensor([_TOKENS], dtype=torch.int32),
+        "slots": count,
+    }
+    made = {}
+    for name, tensor in example.items():
+        short = name.rpartition(".")[2]
+        if short == "tables":
+            made[name] = torch.zeros(1, tensor.shape[1], dtype=torch.int32)
+        else:
+            made[name] = by_name.get(short, tensor)
+    return made
