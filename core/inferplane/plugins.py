@@ -72,7 +72,10 @@ def find_plugins(allowed: Sequence[str] | None, denied: Sequence[str] = ()) -> l
 class Plugins:
     """What the given sources offer. One broken plugin never stops another."""
 
-    def __init__(self, sources: Sequence[PluginSource] = ()) -> None:
+    def __init__(
+        self, sources: Sequence[PluginSource] = (), note: Callable[[str], None] = lambda name: None
+    ) -> None:
+        """`note` hears each plugin's name before it is imported."""
         self.loaded: list[LoadedPlugin] = []
         self._manager = pluggy.PluginManager("inferplane")
         self._manager.add_hookspecs(hookspecs)
@@ -81,6 +84,7 @@ class Plugins:
             lines += self._lines("inferplane", self._register(module, "inferplane:" + module))
         self.catalogue = Catalogue(lines)
         for source in sources:
+            note(source.name)
             self.loaded.append(self._load(source))
 
     @property

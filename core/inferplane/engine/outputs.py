@@ -26,14 +26,7 @@ class OutputWriter:
     """Turns events into outputs; remembers what goes with each sequence's first one."""
 
     def __init__(self) -> None:
-        self._started: dict[str, float] = {}
-        """When a sequence that has sent nothing yet was first scheduled."""
         self._scores = PromptScores()
-
-    def scheduled(self, plan: StepPlan, now: float) -> None:
-        """A plan was made."""
-        for request_id in plan.new:
-            self._started[request_id] = now
 
     def write(
         self, events: Many[SequenceEvent], now: float, step: FinishedStep | None = None
@@ -41,10 +34,10 @@ class OutputWriter:
         """One output an event, in order; `step` is the one they came from."""
         if step is not None and step.batch.scored is not None:
             self._scores.collect(step.plan, step.batch, step.result)
-        started, plain = self._started, step is not None and step.result.logprobs is None
+        plain = step is not None and step.result.logprobs is None
         return [
             SequenceOutput(event.sequence.request.request_id, tuple(event.token_ids))
-            if plain and event.finish is None and event.sequence.request.request_id not in started
+            if plain and event.finish is None and not _is_first(event)
             else self._full(event, now, step)
             for event in events
         ]
@@ -52,7 +45,7 @@ class OutputWriter:
     def _full(self, event: SequenceEvent, now: float, step: FinishedStep | None) -> SequenceOutput:
         sequence = event.sequence
         request_id = sequence.request.request_id
-        started = self._started.pop(request_id, None)
+        started = sequence.first_scheduled_s if _is_first(event) else None
         return SequenceOutput(
             request_id,
             tuple(event.token_ids),
@@ -68,6 +61,13 @@ class OutputWriter:
         )
 
 
+def _is_first(event: SequenceEvent) -> bool:
+    """Whether its tokens are the first of the sequence, or it ended without any."""
+    sequence = event.sequence
+    known = len(sequence.token_ids) - len(event.token_ids)
+    return known == len(sequence.request.prompt_ids)
+
+
 def _logprobs(event: SequenceEvent, step: FinishedStep | None) -> tuple[TokenLogprobs, ...] | None:
     asked = event.sequence.request.sampling.logprobs
     if asked is None or step is None or step.result.logprobs is None or not event.token_ids:
@@ -76,9 +76,6 @@ def _logprobs(event: SequenceEvent, step: FinishedStep | None) -> tuple[TokenLog
 
 
 def _embedding(event: SequenceEvent, step: FinishedStep | None) -> bytes:
-    if step is None or step.batch.embedded is None or step.result.embeddings is None:
+    if step is None or step.result.embeddings is None or event.row < 0:
         return b""
-    for row, index in enumerate(step.batch.embedded.tolist()):
-        if step.plan.scheduled[index].sequence is event.sequence:
-            return bytes(step.result.embeddings[row].astype("<f4").data)
-    return b""
+    return bytes(step.result.embeddings[event.row].astype("<f4").data)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence as Many
 
-from inferplane.engine.messages import SequenceOutput
-from inferplane.interfaces import StepBatch
+from inferplane.engine.messages import EngineStats, SequenceOutput
+from inferplane.interfaces import ExecutorStats, StepBatch
 from inferplane.request import FinishReason
+from inferplane.scheduling.plan import StepPlan
+from inferplane.scheduling.scheduler import Scheduler
 
-__all__ = ["Counters"]
+__all__ = ["Counters", "report"]
 
 _MOST_SAMPLES = 4096
 """Step sizes kept between two reports; older ones are dropped."""
@@ -20,8 +22,6 @@ class Counters:
 
     def __init__(self) -> None:
         self.steps = 0
-        self.prompt_tokens = 0
-        self.prompt_tokens_cached = 0
         self.generation_tokens = 0
         self.finished: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -45,3 +45,42 @@ class Counters:
         taken = tuple(self.step_tokens)
         self.step_tokens.clear()
         return taken
+
+
+def report(
+    counters: Counters, scheduler: Scheduler, last_plan: StepPlan, executor: ExecutorStats
+) -> EngineStats:
+    """Gauges and counters now; step sizes since the last report."""
+    reasons = Counter(
+        reason.value
+        for request, reason in last_plan.skipped.items()
+        if request in scheduler.sequences
+    )
+    blocks, totals = scheduler.blocks, scheduler.counters
+    allocated, used = scheduler.slots()
+    return EngineStats(
+        running=len(scheduler.running),
+        waiting=scheduler.num_waiting,
+        waiting_by_reason=dict(reasons),
+        blocks_total=blocks.usable,
+        blocks_free=blocks.num_free,
+        slots_allocated=allocated,
+        slots_used=used,
+        preemptions=totals.preemptions,
+        prompt_tokens=totals.prompt_tokens,
+        prompt_tokens_cached=totals.cached_tokens,
+        generation_tokens=counters.generation_tokens,
+        prefix_queried_tokens=totals.prefix_queried_tokens,
+        prefix_hit_tokens=totals.prefix_hit_tokens,
+        finished=dict(counters.finished),
+        rejected=dict(counters.rejected),
+        steps=counters.steps,
+        step_tokens=counters.take_step_tokens(),
+        drafts=totals.drafts,
+        draft_tokens=totals.draft_tokens,
+        accepted_tokens=totals.accepted_tokens,
+        fallbacks=dict(executor.fallbacks),
+        compiles_after_start=executor.compiles_after_start,
+        real_tokens=executor.real_tokens,
+        padded_tokens=executor.padded_tokens,
+    )

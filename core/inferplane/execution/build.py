@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from inferplane.execution.artifact_cache import DiskCache
-from inferplane.execution.torch_executor import TorchExecutor
 from inferplane.interfaces import Executor, Platform, WorkerContext
 from inferplane.launch import LaunchPlan
 
@@ -33,7 +32,13 @@ def create_executor(
         local_rank=local_rank,
         rendezvous=rendezvous,
     )
-    return platform.create_executor(context) or TorchExecutor(context, platform, plan)
+    executor = platform.create_executor(context)
+    if executor is not None:
+        return executor
+    # torch costs seconds and 200 MB, which a platform with its own executor may not want
+    from inferplane.execution.torch_executor import TorchExecutor
+
+    return TorchExecutor(context, platform, plan)
 
 
 def _cache_folder(plan: LaunchPlan) -> Path:

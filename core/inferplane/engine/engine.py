@@ -1,0 +1,137 @@
+"""The engine: owns every request's state and runs one step after another.
+
+Knows nothing of sockets, processes and devices; see `process.py` and `placement.py` for those.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from inferplane.engine.admission import Admission
+from inferplane.engine.batch_builder import BatchBuilder, BuiltStep
+from inferplane.engine.host_rows import draw_host_rows
+from inferplane.engine.messages import Admitted, EngineStats, Rejected, SequenceOutput
+from inferplane.engine.outputs import FinishedStep, OutputWriter
+from inferplane.engine.sampling_rows import needs_last_token
+from inferplane.engine.stats import Counters, report
+from inferplane.errors import RequestError
+from inferplane.interfaces import Executor, KVPlan, Pending, ShapePolicy, StepResult
+from inferplane.launch import LaunchPlan
+from inferplane.request import FinishReason, Request
+from inferplane.scheduling.block_manager import BlockManager
+from inferplane.scheduling.plan import SequenceEvent, StepPlan
+from inferplane.scheduling.scheduler import Scheduler
+
+__all__ = ["Engine", "Flight"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step under way."""
+
+    plan: StepPlan
+    built: BuiltStep
+    pending: Pending[StepResult]
+
+
+class Engine:
+    """One executor, one scheduler, and the requests between them."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        kv: KVPlan,
+        launch: LaunchPlan,
+        shapes: ShapePolicy,
+        clock: Callable[[], float],
+        hash_root: bytes,
+    ) -> None:
+        config, sampler = launch.config, launch.caps.sampler
+        # token_source reaches one step back, so overlap goes no deeper
+        limits = replace(launch.caps.limits, async_steps=min(launch.caps.limits.async_steps, 1))
+        self.executor = executor
+        self.clock = clock
+        self.async_steps = limits.async_steps
+        self.blocks = BlockManager(
+            kv.num_blocks,
+            kv.block_size,
+            kv.groups,
+            caching=launch.scheduler.prefix_cache and limits.prefix_cache,
+            hash_root=hash_root,
+            prefer_low_ids=limits.prefer_low_block_ids,
+        )
+        self.scheduler = Scheduler(
+            config,
+            launch.scheduler,
+            limits,
+            shapes,
+            self.blocks,
+            host_bound=lambda request: needs_last_token(request.sampling, sampler),
+        )
+        vocab_size = launch.model.vocab_size
+        self.builder = BatchBuilder(
+            kv, sampler, config.max_num_seqs, config.max_model_len, vocab_size
+        )
+        self.admission = Admission(sampler, launch.plugin, vocab_size)
+        self.last_plan = StepPlan(0)
+        self.in_flight: deque[Flight] = deque()
+        self.outputs: list[SequenceOutput] = []
+        """What the front end has not been told yet; the caller takes and clears it."""
+        self.writer = OutputWriter()
+        self.counters = Counters()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to step for."""
+        return bool(self.scheduler.num_unfinished or self.in_flight)
+
+    def add(self, request: Request) -> Admitted | Rejected:
+        """Take a request in, or say why not."""
+        try:
+            self.admission.check(request)
+            self.scheduler.add(request, self.clock())
+        except RequestError as error:
+            self.counters.rejected[error.code] += 1
+            return Rejected(request.request_id, error.code, str(error), error.param)
+        return Admitted(request.request_id)
+
+    def abort(self, ids: Iterable[str], reason: FinishReason = FinishReason.ABORT) -> None:
+        """End requests now, in whatever state; unknown ids are ignored."""
+        self.publish(self.scheduler.finish(ids, reason))
+
+    def step(self) -> bool:
+        """Plan and enqueue one step, then take in the oldest result that is due.
+
+        False when there was nothing to do. Raises what the executor raises.
+        """
+        plan = self.last_plan = self.scheduler.schedule(self.clock())
+        self.publish(plan.ended)
+        if plan:
+            built = self.builder.build(plan)
+            self.in_flight.append(Flight(plan, built, self.executor.execute(built.batch)))
+            self.counters.count_step(built.batch)
+        if self.in_flight and (not plan or len(self.in_flight) > self.async_steps):
+            self.take_in(self.in_flight.popleft())
+            return True
+        return bool(plan)
+
+    def take_in(self, flight: Flight) -> None:
+        """Wait for a step's result, apply it, publish what it means."""
+        result = draw_host_rows(flight.built, flight.pending.result())
+        self.publish(
+            self.scheduler.update(flight.plan, result),
+            FinishedStep(flight.plan, flight.built.batch, result),
+        )
+
+    def publish(self, events: list[SequenceEvent], step: FinishedStep | None = None) -> None:
+        """Write events to `outputs`."""
+        if events:
+            outputs = self.writer.write(events, self.clock(), step)
+            self.counters.count_outputs(outputs)
+            self.outputs += outputs
+
+    def stats(self) -> EngineStats:
+        """Gauges and counters now."""
+        return report(self.counters, self.scheduler, self.last_plan, self.executor.stats())

@@ -1,0 +1,211 @@
+"""Decides what runs where: plugins, probe, capabilities, settings, topology; asks no device.
+
+Strangers' code runs here, so `planner.py` calls it in a child process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from inferplane.checkpoint import open_checkpoint
+from inferplane.config import current_environment
+from inferplane.device_choice import choose_device
+from inferplane.errors import ConfigError, DeviceUnavailableError, InferplaneError
+from inferplane.interfaces import Capabilities, Platform, Probe, Topology
+from inferplane.launch import DeviceReport, LaunchPlan, LaunchSettings
+from inferplane.model_config import read_model_config
+from inferplane.plugins import LoadedPlugin, Plugins, find_plugins
+from inferplane.registry import Entry
+from inferplane.settle import apply_changes, check_settings, core_changes
+
+__all__ = ["PluginReport", "Survey", "make_plan", "survey"]
+
+Note = Callable[[str], None]
+"""Told the stage that begins, so that a stage that never ends has a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginReport:
+    """What became of one plugin; `error` is "" when it loaded."""
+
+    name: str
+    module: str
+    distribution: str = ""
+    version: str = ""
+    interface: tuple[int, int] | None = None
+    error: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Every plugin and platform there is, without a model."""
+
+    plugins: tuple[PluginReport, ...]
+    devices: tuple[DeviceReport, ...]
+    capabilities: Mapping[str, Capabilities] = field(default_factory=dict)
+    """Of usable devices, asked without a model."""
+    lines: tuple[tuple[str, Entry], ...] = ()
+    """Register lines of every loaded plugin."""
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Plugin -> why it did not load."""
+        return {plugin.name: plugin.error for plugin in self.plugins if plugin.error}
+
+
+def survey(
+    plugins: Iterable[str] | None,
+    without: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+    note: Note = lambda stage: None,
+    lost: Mapping[str, str] | None = None,
+) -> Survey:
+    """Load plugins, probe every platform, ask the usable ones what they can do.
+
+    Plugins in `lost` are not loaded; they failed for the reason given there.
+    """
+    seen, platforms = _look(plugins, without, environment, note, lost or {})
+    devices, capabilities = [], {}
+    for device in seen.devices:
+        platform, probe = platforms.get(device.name), device.probe
+        if platform is not None and probe is not None and probe.ok:
+            note(f"capabilities of device {device.name}")
+            try:
+                capabilities[device.name] = platform.capabilities(probe, None)
+            except BaseException as error:  # a plugin may even call sys.exit
+                device = replace(device, error=_told(error))
+        devices.append(device)
+    return replace(seen, devices=tuple(devices), capabilities=capabilities)
+
+
+def make_plan(
+    settings: LaunchSettings,
+    environment: Mapping[str, str] | None = None,
+    note: Note = lambda stage: None,
+    lost: Mapping[str, str] | None = None,
+) -> LaunchPlan:
+    """Decide everything before a device is touched; `lost` as in `survey`.
+
+    Raises DeviceUnavailableError, ModelError and other ConfigErrors; a plugin's own exception
+    becomes a ConfigError with its name.
+    """
+    seen, platforms = _look(settings.plugins, settings.without, environment, note, lost or {})
+    chosen = choose_device(settings.config.device, seen.devices, seen.failed)
+    probe, platform = chosen.probe, platforms[chosen.name]
+    assert probe is not None
+    note("read the model")
+    checkpoint = open_checkpoint(Path(settings.config.model))
+    weight_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
+    model = read_model_config(checkpoint).shape()
+    note(f"plan for device {chosen.name}")
+    with _answers_of(chosen, "capabilities"):
+        caps = platform.capabilities(probe, model)
+        check_settings(chosen.name, settings.config, caps)
+    changes = core_changes(settings, caps, model)
+    config = apply_changes(settings.config, changes, "the core")
+    with _answers_of(chosen, "resolve"):
+        resolved = platform.resolve(config, caps, model)
+        config = apply_changes(config, resolved, f"plugin {chosen.plugin}")
+    with _answers_of(chosen, "topology"):
+        topology = _checked(platform.topology(config, caps), probe, chosen)
+    with _answers_of(chosen, "worker_env"):
+        ranks = range(topology.processes)
+        worker_env = tuple(dict(platform.worker_env(config, rank)) for rank in ranks)
+    plugin = next(p for p in seen.plugins if p.name == chosen.plugin)
+    return LaunchPlan(
+        device=chosen.name,
+        plugin=chosen.plugin,
+        plugin_version=plugin.version,
+        probe=probe,
+        config=replace(config, device=chosen.name),
+        scheduler=settings.scheduler,
+        caps=caps,
+        model=model,
+        topology=topology,
+        worker_env=worker_env,
+        changes=(*changes, *resolved),
+        devices=seen.devices,
+        lines=seen.lines,
+        failed=seen.failed,
+        load_format=settings.load_format,
+        seed=settings.seed,
+        weight_bytes=0 if settings.load_format == "dummy" else weight_bytes,
+        fit_context=settings.config.max_model_len == 0,
+    )
+
+
+def _look(
+    plugins: Iterable[str] | None,
+    without: Iterable[str],
+    environment: Mapping[str, str] | None,
+    note: Note,
+    lost: Mapping[str, str],
+) -> tuple[Survey, dict[str, Platform]]:
+    environment = current_environment() if environment is None else environment
+    sources = find_plugins(None if plugins is None else tuple(plugins), tuple(without))
+    rows = [_row(LoadedPlugin(s, None, lost[s.name])) for s in sources if s.name in lost]
+    sources = [source for source in sources if source.name not in lost]
+    loaded = Plugins(sources, note=lambda name: note(f"load plugin {name}"))
+    devices: list[DeviceReport] = []
+    platforms: dict[str, Platform] = {}
+    for entry in loaded.catalogue["platforms"]:
+        note(f"probe device {entry.name}")
+        try:
+            platform = entry.load()()
+            probe = platform.probe(environment)
+            if not isinstance(probe, Probe):
+                raise TypeError(f"probe answered {probe!r}, not a Probe")
+        except BaseException as error:  # a plugin may even call sys.exit
+            devices.append(DeviceReport(entry.name, entry.owner, None, _told(error)))
+            continue
+        devices.append(DeviceReport(entry.name, entry.owner, probe))
+        platforms[entry.name] = platform
+    reports = sorted((*rows, *map(_row, loaded.loaded)), key=lambda row: row.name)
+    lines = tuple(loaded.catalogue.lines())
+    return Survey(tuple(reports), tuple(devices), lines=lines), platforms
+
+
+def _row(plugin: LoadedPlugin) -> PluginReport:
+    source = plugin.source
+    return PluginReport(
+        source.name,
+        source.module,
+        source.distribution,
+        source.version,
+        plugin.interface,
+        plugin.error,
+        plugin.trace,
+    )
+
+
+@contextmanager
+def _answers_of(device: DeviceReport, method: str) -> Iterator[None]:
+    """Give a plugin's own exceptions its name; deliberate errors pass."""
+    try:
+        yield
+    except InferplaneError:
+        raise
+    except BaseException as error:
+        raise ConfigError(
+            f"plugin {device.plugin}: {method} of device {device.name} failed: {_told(error)}"
+        ) from error
+
+
+def _checked(topology: Topology, probe: Probe, device: DeviceReport) -> Topology:
+    if topology.placement == "inline" and topology.processes != 1:
+        raise ConfigError(f"plugin {device.plugin}: inline placement runs one process, not more")
+    needed = topology.processes * topology.devices_per_process
+    if probe.device_count and needed > probe.device_count:
+        raise DeviceUnavailableError(
+            f"device {device.name}: {needed} needed, {probe.device_count} found: "
+            f"--tensor-parallel {probe.device_count} is the most"
+        )
+    return topology
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
