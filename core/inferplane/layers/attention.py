@@ -17,7 +17,18 @@ __all__ = ["SelfAttention"]
 class SelfAttention:
     """hidden[T,D] -> [T,D], with the KV cache of layer `name`."""
 
-    __slots__ = ("_heads", "_sizes", "k_norm", "name", "output", "q_norm", "qkv", "rotary", "width")
+    __slots__ = (
+        "_heads",
+        "_sizes",
+        "k_norm",
+        "name",
+        "norm_rotary",
+        "output",
+        "q_norm",
+        "qkv",
+        "rotary",
+        "width",
+    )
 
     def __init__(
         self,
@@ -51,9 +62,14 @@ class SelfAttention:
         self.q_norm = build.norm(f"{prefix}.q_norm", dim, norm_offset) if qk_norm else None
         self.k_norm = build.norm(f"{prefix}.k_norm", dim, norm_offset) if qk_norm else None
         rope = config.rope if config.layer_windows[layer] is None else config.window_rope
-        self.rotary = build.op(
-            "rotary/1", N=len(q_heads), K=len(kv_heads), H=dim, R=int(dim * rope.partial) // 2
-        )
+        dims = {
+            "N": len(q_heads),
+            "K": len(kv_heads),
+            "H": dim,
+            "R": int(dim * rope.partial) // 2,
+        }
+        self.rotary = build.op("rotary/1", **dims)
+        self.norm_rotary = build.fusion("norm_rotary/1", **dims) if qk_norm else None
         build.attention(
             prefix,
             len(q_heads),
@@ -67,10 +83,21 @@ class SelfAttention:
     def __call__(self, x: Tensor, turn: tuple[Tensor, Tensor], context: ForwardContext) -> Tensor:
         """`turn` = (cos, sin) of this step's positions."""
         q, k, v = torch.split(self.qkv(x).view(-1, *self._heads), self._sizes, 1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = self.rotary(q, k, turn[0], turn[1], False)
+        q, k = self._turned(q, k, turn)
         return self.output(context.attend(self.name, q, k, v).reshape(-1, self.width))
+
+    def _turned(self, q: Tensor, k: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        q_norm, k_norm = self.q_norm, self.k_norm
+        if q_norm is not None and k_norm is not None:
+            if self.norm_rotary is not None:
+                weights = q_norm.weight, k_norm.weight
+                fused: tuple[Tensor, Tensor] = self.norm_rotary(
+                    q, k, *weights, q_norm.eps, *turn, False
+                )
+                return fused
+            q, k = q_norm(q), k_norm(k)
+        turned: tuple[Tensor, Tensor] = self.rotary(q, k, *turn, False)
+        return turned
 
 
 def _heads_of_rank(build: Builder) -> tuple[range, range]:

@@ -93,6 +93,10 @@ class Builder:
         """The kernel for one place of the model, as a plain callable."""
         return self.binder.op(name, self.dtype_name, **dims)
 
+    def fusion(self, name: str, **dims: int) -> Callable[..., Any] | None:
+        """A kernel for an optional op, or None: then call the ops that it fuses."""
+        return self.binder.fusion(name, self.dtype_name, **dims)
+
     def part(self, size: int, what: str) -> range:
         """This rank's share of `size` rows. Raises ConfigError when it does not divide evenly."""
         if size % self.world_size:

@@ -50,6 +50,14 @@ class Binder:
             self.fallbacks[name] = self.fallbacks.get(name, 0) + 1
         return bound.run
 
+    def fusion(self, name: str, dtype: str, **dims: int) -> Callable[..., Any] | None:
+        """A plugin's kernel for an optional op; None = none fits, call the ops it fuses."""
+        key = (name, dtype, tuple(sorted(dims.items())))
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = self._bind(OpSite(name, dtype, dims))
+        return None if bound.is_reference else bound.run
+
     def _bind(self, site: OpSite) -> _Bound:
         reference = find_op(site.op).reference()
         sizes = ", ".join(f"{key}={value}" for key, value in site.dims.items())
@@ -61,12 +69,14 @@ class Binder:
             preferred=self.caps.prefer.get(site.op, ()),
             requested=self.config.kernels.get(site.op, "auto"),
         )
-        self.choices.append(choice)
+        required = find_op(site.op).required
+        if required or entry is not None:
+            self.choices.append(choice)
         if entry is not None:
             kernel = self._loaded[entry]
             assert isinstance(kernel, Kernel)
             return _Bound(kernel.run, False)
-        if self.config.fallback == "error" and choice.rejected is not None:
+        if required and self.config.fallback == "error" and choice.rejected is not None:
             told = "; ".join(f"{name}: {', '.join(why)}" for name, why in choice.rejected.items())
             raise ConfigError(
                 f"no kernel for {choice.site} ({told or 'no plugin offers one'}), and "

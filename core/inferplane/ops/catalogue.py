@@ -64,6 +64,12 @@ _ALL = (
         ("N", "K", "H", "R"), "elementwise",
     ),
     OpInfo(
+        "norm_rotary/1", _REFERENCE + "rotary:norm_rotary",
+        "(q[T,N,H], k[T,K,H], q_w f32[H], k_w f32[H], eps, cos f32[T,R], sin f32[T,R], "
+        "interleaved) -> (q, k): rms_norm of each head, then rotary",
+        ("N", "K", "H", "R"), "elementwise", required=False,
+    ),
+    OpInfo(
         "silu_mul/1", _REFERENCE + "activation:silu_mul",
         "(x[T,2I]) -> [T,I]: silu of the first half times the second", ("I",), "elementwise",
     ),

@@ -18,6 +18,7 @@ def register_kernels(register: Register) -> None:
     register("rms_norm/1", _KERNELS + "norm:rms_norm", on=on)
     register("add_rms_norm/1", _KERNELS + "norm:add_rms_norm", on=on)
     register("rotary/1", _KERNELS + "rotary:rotary", on=on)
+    register("norm_rotary/1", _KERNELS + "rotary:norm_rotary", on=on)
     register("silu_mul/1", _KERNELS + "activation:silu_mul", on=on)
     register("gelu_mul/1", _KERNELS + "activation:gelu_mul", on=on)
     register("linear/1", _KERNELS + "linear:LINEAR", on=on)

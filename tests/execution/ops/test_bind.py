@@ -103,3 +103,9 @@ def test_every_op_of_the_catalogue_has_a_reference() -> None:
     for info in OPS.values():
         assert callable(info.reference()), info.name
         assert info.name.partition("/")[2].isdigit()
+
+
+def test_an_optional_fusion_is_none_without_a_kernel_and_never_an_error() -> None:
+    held = binder(fallback="error")
+    assert held.fusion("norm_rotary/1", "float32", H=8) is None
+    assert held.choices == [] and held.fallbacks == {}

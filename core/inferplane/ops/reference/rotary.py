@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["rotary"]
+from inferplane.ops.reference.norm import rms_norm
+
+__all__ = ["norm_rotary", "rotary"]
 
 
 def rotary(
@@ -20,6 +22,20 @@ def rotary(
     """
     cos, sin = cos[:, None], sin[:, None]
     return _turn(q, cos, sin, interleaved), _turn(k, cos, sin, interleaved)
+
+
+def norm_rotary(
+    q: Tensor,
+    k: Tensor,
+    q_w: Tensor,
+    k_w: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor]:
+    """`rms_norm` of each head with q_w, k_w f32[H], then `rotary`."""
+    return rotary(rms_norm(q, q_w, eps), rms_norm(k, k_w, eps), cos, sin, interleaved)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
