@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from inferplane.errors import DeviceError
 from inferplane.interfaces import Allocator, Tag
 
-__all__ = ["TorchAllocator"]
+__all__ = ["StorageRef", "TorchAllocator"]
 
 
 class TorchAllocator(Allocator):
@@ -25,9 +25,9 @@ class TorchAllocator(Allocator):
     """
 
     def __init__(self) -> None:
-        self._held: dict[Tag, list[_Held]] = {}
+        self._held: dict[Tag, list[StorageRef]] = {}
         self._pools: list[_Ledger] = []
-        self._asleep: dict[Tag, list[tuple[_Held, int, Tensor | None]]] = {}
+        self._asleep: dict[Tag, list[tuple[StorageRef, int, Tensor | None]]] = {}
 
     def pool(self, tag: Tag) -> AbstractContextManager[None]:
         """Charge what is created inside to `tag`; DeviceError when the device is full."""
@@ -74,7 +74,7 @@ class TorchAllocator(Allocator):
             self._pools.remove(ledger)
 
 
-class _Held:
+class StorageRef:
     """A storage, without keeping it alive."""
 
     __slots__ = ("_pointer",)
@@ -95,7 +95,7 @@ class _Held:
 class _Ledger(TorchDispatchMode):
     """Notes every storage that is in an operation's result and in none of its arguments."""
 
-    def __init__(self, held: list[_Held], pools: list[_Ledger]) -> None:
+    def __init__(self, held: list[StorageRef], pools: list[_Ledger]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its modes untyped
         self._held = held
         self._pools = pools
@@ -118,7 +118,7 @@ class _Ledger(TorchDispatchMode):
         if len(self._held) >= self._limit:  # loading makes and drops thousands
             self._held[:] = [one for one in self._held if one.storage() is not None]
             self._limit = 2 * len(self._held) + 1024
-        self._held.append(_Held(storage))
+        self._held.append(StorageRef(storage))
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
@@ -131,7 +131,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def _living(held: list[_Held]) -> Iterator[torch.UntypedStorage]:
+def _living(held: list[StorageRef]) -> Iterator[torch.UntypedStorage]:
     return (storage for one in held if (storage := one.storage()) is not None)
 
 
