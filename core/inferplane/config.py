@@ -65,8 +65,8 @@ class ModelSettings:
     dummy_seed: int = _model(0, kinds.whole(), "Seed of dummy weights.")
     max_model_len: int = _model(
         4096,
-        kinds.count(1),
-        "Most tokens of one request, prompt and answer together.",
+        kinds.count(0),
+        "Most tokens of one request, prompt and answer together; 0 = what model and memory allow.",
         aliases={"--context": ""},
     )
     chat_template: Path | None = _model(

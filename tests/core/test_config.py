@@ -88,7 +88,7 @@ def test_text_is_read_by_kind(name: str, text: str, expected: object) -> None:
         ("port", "70000"),
         ("port", "eighty"),
         ("port", True),
-        ("max_model_len", "0"),
+        ("max_batched_tokens", "0"),
         ("max_model_len", "4.5"),
         ("max_model_len", "16q"),
         ("memory_fraction", "1.5"),

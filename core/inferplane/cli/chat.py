@@ -19,7 +19,7 @@ from inferplane.config import ModelSettings, cache_folder, current_environment
 from inferplane.errors import InferplaneError
 from inferplane.settings import Resolved
 
-__all__ = ["chat", "open_model", "print_pieces"]
+__all__ = ["chat", "converse", "open_model", "print_pieces"]
 
 
 @with_settings(ModelSettings)
@@ -76,13 +76,14 @@ async def _chat(
             conversation.ask(once)
             await print_pieces(model.chat(conversation.messages(), sampling))
             return 0
-        await _converse(model, conversation, sampling)
+        await converse(model, conversation, sampling)
     finally:
         await model.close()
     return 0
 
 
-async def _converse(model: TextModel, conversation: Conversation, sampling: Sampling) -> None:
+async def converse(model: TextModel, conversation: Conversation, sampling: Sampling) -> None:
+    """Read questions and commands from standard input until it ends or /exit; print replies."""
     read_line = _prompting_reader() if sys.stdin.isatty() else _plain_reader()
     if sys.stdin.isatty():
         print(f"{model.name}: /help lists the commands, Esc Enter begins a new line")

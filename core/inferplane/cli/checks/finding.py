@@ -9,14 +9,16 @@ from typing import Literal, TypeAlias
 
 from inferplane.cli.plugin_table import PluginRow
 
-__all__ = ["Check", "Finding", "Machine", "fail", "ok", "skip", "warn"]
+__all__ = ["Check", "Finding", "Machine", "Status", "fail", "ok", "skip", "warn"]
+
+Status: TypeAlias = Literal["ok", "warn", "fail", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check saw; `fix` is a command or a step, and stands with every warning and failure."""
 
-    status: Literal["ok", "warn", "fail", "skip"]
+    status: Status
     seen: str
     fix: str = ""
 

@@ -62,8 +62,10 @@ def device_choice(machine: Machine) -> Finding:
     active = [row for row in machine.plugins if row.status == "active"]
     if active:
         return ok(f"{active[0].name}: {active[0].reason}")
-    reasons = "; ".join(f"{row.name}: {row.reason}" for row in machine.plugins) or "no plugin"
-    return fail(f"no usable device: {reasons}", "pip install 'inferplane[cpu]'")
+    return fail(
+        f"none of {len(machine.plugins)} plugins has a usable device",
+        "inferplane plugins   tells what each one misses",
+    )
 
 
 def one_best_device(machine: Machine) -> Finding:
