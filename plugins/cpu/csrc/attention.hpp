@@ -12,7 +12,7 @@
 
 namespace ip {
 
-constexpr int64_t CHUNK = 512;  // tokens; multiple of every block size
+constexpr int64_t CHUNK = 512;  // tokens; a multiple of every block size
 constexpr int TILE = 8;         // query rows (token, head) handled together
 
 struct Cache {
@@ -92,13 +92,20 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
     const int64_t stride = panel_bytes(c.kind, c.dim);
     for (int64_t b = b0; b < b1; b++) {
         const uint8_t* keys = c.key_block(table[b], head);
-        for (int64_t t = 0; t < bs; t += 32) {
+        float* out = scores + (b - b0) * bs;
+        int64_t t = 0;
+        for (; t + 32 <= bs; t += 32) {
             vf acc[M * 2];
             tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim, acc);
             for (int m = 0; m < M; m++) {
-                vstore(scores + m * CHUNK + (b - b0) * bs + t, acc[m * 2]);
-                vstore(scores + m * CHUNK + (b - b0) * bs + t + 16, acc[m * 2 + 1]);
+                vstore(out + m * CHUNK + t, acc[m * 2]);
+                vstore(out + m * CHUNK + t + 16, acc[m * 2 + 1]);
             }
+        }
+        if (t < bs) {
+            vf acc[M];
+            tile<M, 1>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim, acc);
+            for (int m = 0; m < M; m++) vstore(out + m * CHUNK + t, acc[m]);
         }
     }
     constexpr float NEVER = -std::numeric_limits<float>::infinity();

@@ -26,7 +26,7 @@ from inferplane.shapes import pad
 from inferplane_cpu.compiler.capture import Symbol
 from inferplane_cpu.native.library import Op
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
-from inferplane_cpu.native.store import LAYOUT, PanelKV
+from inferplane_cpu.native.store import BLOCK_SIZES, LAYOUT, PanelKV
 
 __all__ = ["NativeAttention"]
 
@@ -35,7 +35,7 @@ class NativeAttention(AttentionBackend):
     """Prefill, decode and mixed steps; results of a row do not depend on its neighbours."""
 
     layouts = (LAYOUT,)
-    block_multiple = 32
+    block_multiple = 16
     graph: ClassVar[Literal["never", "decode", "always"]] = "always"
 
     def __init__(self, spec: AttentionSpec, device: DeviceRuntime) -> None:
@@ -58,6 +58,10 @@ class NativeAttention(AttentionBackend):
                 f"head_dim {spec.head_dim}: needs a multiple of 16",
             ),
             (spec.head_dim == spec.head_dim_v, "keys and values of different sizes"),
+            (
+                spec.block_size in BLOCK_SIZES,
+                f"block_size {spec.block_size}: needs one of {BLOCK_SIZES}",
+            ),
             (spec.head_dim <= 512, f"head_dim {spec.head_dim}: at most 512"),
             (
                 spec.kv_dtype in ("float32", "bfloat16"),

@@ -18,6 +18,8 @@ from inferplane_cpu.native.library import Cache, Kind
 __all__ = ["LAYOUT", "PanelKV", "PanelKVStore"]
 
 LAYOUT = "panels"
+BLOCK_SIZES = (16, 32, 64, 128, 256, 512)
+"""Tokens: whole panels, and whole blocks in a chunk of attention."""
 _PAIR = {"bfloat16": 2, "float32": 1}
 
 
@@ -139,8 +141,8 @@ class PanelKVStore(KVStore):
                 f"{first.name}: the panel layout stores float32 and bfloat16 heads of a multiple "
                 f"of 16, not {first.dtype} of {first.head_dim}"
             )
-        if plan.block_size % 32:
-            raise ConfigError(f"block_size {plan.block_size}: panels need a multiple of 32")
+        if plan.block_size not in BLOCK_SIZES:
+            raise ConfigError(f"block_size {plan.block_size}: panels need one of {BLOCK_SIZES}")
         dtype, rows = getattr(torch, first.dtype), (plan.num_blocks, first.num_kv_heads)
         keys = torch.zeros(*rows, plan.block_size * first.head_dim, dtype=dtype)
         values = torch.zeros(*rows, plan.block_size * first.head_dim_v, dtype=dtype)

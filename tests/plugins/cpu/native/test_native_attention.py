@@ -11,8 +11,6 @@ from torch import Tensor
 from inferplane_cpu.native.library import Cache, Kind, Op
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
 
-BLOCK = 32
-
 
 @dataclass
 class Case:
@@ -23,6 +21,7 @@ class Case:
     window: int = 0
     softcap: float = 0.0
     dtype: torch.dtype = torch.float32
+    block: int = 32
 
 
 def ints(values: object) -> Tensor:
@@ -48,11 +47,11 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
     """(native, reference) outputs [T,N*H] of one step over context written before."""
     make = torch.Generator().manual_seed(0)
     n, k, h = case.heads, case.kv_heads, case.dim
-    blocks = sum(-(-context // BLOCK) for _, context in case.lengths) + 1
-    shape = (blocks, k, BLOCK * h)
+    blocks = sum(-(-context // case.block) for _, context in case.lengths) + 1
+    shape = (blocks, k, case.block * h)
     keys, values = torch.zeros(shape, dtype=case.dtype), torch.zeros(shape, dtype=case.dtype)
     kind = Kind.F32 if case.dtype == torch.float32 else Kind.BF16
-    cache = Cache(int(kind), keys.data_ptr(), values.data_ptr(), BLOCK, k, h, h)
+    cache = Cache(int(kind), keys.data_ptr(), values.data_ptr(), case.block, k, h, h)
     total = sum(query for query, _ in case.lengths)
     builder = ProgramBuilder(machine, total, len(case.lengths))
     qkv, out = builder.buffer((n + 2 * k) * h), builder.buffer(n * h)
@@ -67,7 +66,7 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
     start, positions, slots, expected = [0], [], [], []
     next_block = 1
     for s, (query, context) in enumerate(case.lengths):
-        count = -(-context // BLOCK)
+        count = -(-context // case.block)
         # a permuted table: neighbours in the sequence are not neighbours in memory
         tables[s, :count] = torch.arange(next_block + count - 1, next_block - 1, -1)
         next_block += count
@@ -78,7 +77,9 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
             (q, kv[0, context - query :], kv[1, context - query :]), 1
         ).flatten(1)
         start.append(start[-1] + query)
-        where = [int(tables[s, p // BLOCK]) * BLOCK + p % BLOCK for p in range(context)]
+        where = [
+            int(tables[s, p // case.block]) * case.block + p % case.block for p in range(context)
+        ]
         positions += range(context - query, context)
         slots += where[context - query :]
         earlier = ints(where[: context - query])
@@ -111,6 +112,9 @@ CASES = {
     "window": Case(((1, 300), (50, 120)), window=40),
     "window over chunks": Case(((1, 1400), (20, 900)), window=600),
     "softcap": Case(((1, 90), (9, 30)), softcap=20.0),
+    "small blocks": Case(((1, 50), (1, 700), (33, 80)), block=16),
+    "odd small blocks with a window": Case(((1, 50), (40, 140)), window=33, block=16),
+    "large blocks": Case(((1, 50), (1, 700), (33, 80)), block=128),
     "one head a group": Case(((1, 40), (20, 20)), heads=4, kv_heads=4, dim=32),
     "wide groups": Case(((1, 40), (7, 50)), heads=16, kv_heads=1, dim=128),
 }
