@@ -1,0 +1,1 @@
+"""Quantized multiplication of the CPU plugin."""
