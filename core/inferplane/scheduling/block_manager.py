@@ -193,7 +193,7 @@ class BlockManager:
             sequence.tables = tuple([] for _ in self.groups)
             sequence.window_start = [0] * len(self.groups)
         if not sequence.room:
-            sequence.next_full = self.block_size if self.caching else _NEVER
+            _watch(sequence, self.block_size if self.caching else _NEVER)
         if reserve:
             sequence.reserve = reserve
             self._promised += reserve
@@ -210,6 +210,18 @@ class BlockManager:
         if self.caching:
             self._register(sequence, sequence.computed + num_tokens)
         return new
+
+    def grow(self, sequence: Sequence) -> bool:
+        """`allocate` of one position at the end of the tables, for the usual case; False = ask
+        `allocate`."""
+        num_groups = len(self.groups)
+        if self._windows or self._promised or len(self.pool.free) < num_groups:
+            return False
+        for table in sequence.tables:
+            table.append(self.pool.pop())
+        sequence.owned += num_groups
+        sequence.room += self.block_size
+        return True
 
     def commit(self, sequence: Sequence, num_tokens: int) -> None:
         """A finite row proves the first `num_tokens` positions: publish their full blocks."""
@@ -236,7 +248,7 @@ class BlockManager:
         sequence.reserve = 0
         sequence.tables = tuple([] for _ in self.groups)
         sequence.window_start = [0] * len(self.groups)
-        sequence.room = sequence.plain_until = sequence.computed = sequence.proven = 0
+        sequence.room = sequence.plain_limit = sequence.computed = sequence.proven = 0
         sequence.registered = sequence.published = 0
         sequence.adopted = []
 
@@ -312,7 +324,8 @@ class BlockManager:
         self._own(sequence, kept)
         count = len(hit.blocks[0])
         sequence.registered = sequence.published = count
-        sequence.next_full = 0 if sequence.adopted else (count + 1) * self.block_size
+        if count:
+            _watch(sequence, 0 if sequence.adopted else (count + 1) * self.block_size)
         sequence.computed = hit.tokens
         sequence.proven = hit.tokens
 
@@ -334,23 +347,24 @@ class BlockManager:
             self._enter(sequence, index, pending=False)
         sequence.published = full
         sequence.registered = max(full, sequence.registered)
-        sequence.next_full = (full + 1) * self.block_size
+        _watch(sequence, (full + 1) * self.block_size)
         if self._events and full > first:
             self._announce(sequence, first, full)
 
     def _enter(self, sequence: Sequence, index: int, pending: bool) -> None:
         """Let every group's block `index` be found."""
         content = sequence.contents[index] if sequence.contents else -1
-        for group, suffix in enumerate(self._suffixes):
-            block = sequence.tables[group][index]
+        digest, cache = sequence.digests[index], self.index
+        for table, suffix in zip(sequence.tables, self._suffixes, strict=True):
+            block = table[index]
             if not block:
                 continue
-            if self.index.keys[block] is None:
-                self.index.add(block, sequence.digests[index] + suffix, content)
+            if cache.keys[block] is None:
+                cache.add(block, digest + suffix, content)
                 if pending:
-                    self.index.pending[block] = (sequence, self.step)
+                    cache.pending[block] = (sequence, self.step)
             elif not pending:
-                self.index.pending.pop(block, None)
+                cache.pending.pop(block, None)
 
     def _announce(self, sequence: Sequence, first: int, full: int) -> None:
         assert self._events is not None
@@ -370,3 +384,9 @@ class BlockManager:
     def _evicted(self, key: bytes) -> None:
         if self._events:
             self._events.add(BlocksRemoved((key[:-4],), int.from_bytes(key[-4:], "little")))
+
+
+def _watch(sequence: Sequence, next_full: int) -> None:
+    """Say at which proven position the next block is published."""
+    sequence.next_full = next_full
+    sequence.alert = min(next_full, sequence.max_len - 1)

@@ -26,10 +26,13 @@ class FreeList:
 
     def pop(self) -> int:
         """Take the head. Raises IndexError when nothing is free."""
-        if not self._size:
-            raise IndexError("no free block: ask can_allocate first")
-        block = self._next[0]
-        self.remove(block)
+        links = self._next
+        block = links[0]
+        if not block:
+            raise IndexError("no free block: ask for the shortage first")
+        links[0] = after = links[block]
+        self._previous[after] = 0
+        self._size -= 1
         return block
 
     def remove(self, block: int) -> None:

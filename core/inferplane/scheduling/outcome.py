@@ -42,12 +42,9 @@ class Outcome:
             sequence = entry.sequence
             if entry.plain and entry.run == sequence.run:
                 token = tokens[row]
-                known = sequence.token_ids
-                known.append(token)
+                sequence.token_ids.append(token)
                 sequence.placeholders -= 1
                 sequence.proven = end = entry.start + 1
-                if end >= sequence.next_full:
-                    commit(sequence, end)
                 sequence.spare = entry
                 event = sequence.event
                 if event is None:
@@ -55,10 +52,13 @@ class Outcome:
                 else:
                     event.token_ids[0] = token
                     event.row = row
-                if token in sequence.stop_ids or len(known) >= sequence.max_len:
-                    self._finish(sequence, token, event)
                 append(event)
                 row += 1
+                if end >= sequence.alert or token in sequence.stop_ids:
+                    if end >= sequence.next_full:
+                        commit(sequence, end)
+                    if token in sequence.stop_ids or end + 1 >= sequence.max_len:
+                        self._finish(sequence, token, event)
                 continue
             drawn = tokens[row : row + 1] if entry.samples else []
             other = self._apply_entry(entry, row, pooled, drawn)

@@ -6,8 +6,8 @@ Knows nothing of reference counts or free lists.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Callable, Iterator
+from struct import Struct
 from typing import TypeAlias
 
 from inferplane.scheduling.sequence import Sequence
@@ -57,6 +57,7 @@ class DigestChain:
         self._root = root
         self._block_size = block_size
         self._digest = digest
+        self._pack = Struct(f"<{block_size}i").pack
         self._contents: dict[tuple[int, tuple[int, ...], bytes], int] | None = (
             {} if paranoid else None
         )
@@ -67,16 +68,15 @@ class DigestChain:
         done = len(digests)
         if done >= num_blocks:
             return digests
-        size = self._block_size
-        tokens = array("i", sequence.token_ids[done * size : num_blocks * size]).tobytes()
-        step = len(tokens) // (num_blocks - done)
+        size, pack, digest = self._block_size, self._pack, self._digest
+        token_ids = sequence.token_ids
         special = bool(sequence.items or sequence.adapter)
         parent = digests[-1] if digests else self._root
-        for i in range(done, num_blocks):
-            data = parent + tokens[(i - done) * step : (i - done + 1) * step]
-            if special or i == 0:
-                data += _encode(extra_keys(sequence, i * size, (i + 1) * size))
-            parent = self._digest(data)
+        for start in range(done * size, num_blocks * size, size):
+            data = parent + pack(*token_ids[start : start + size])
+            if special or not start:
+                data += _encode(extra_keys(sequence, start, start + size))
+            parent = digest(data)
             digests.append(parent)
         if self._contents is not None:
             self._identify(sequence, num_blocks)

@@ -103,8 +103,8 @@ class Sequence:
     """Tokens known at the last admission: computing them is prefill, what follows decode."""
     host_bound: bool = False
     """Its next input needs host work on the last token: it sits out the step after each."""
-    plain_until: int = 0
-    """Positions below it need neither a block nor thought: the fast path of the walk."""
+    plain_limit: int = 0
+    """Positions below it are plain decode steps: the fast path of the walk."""
     decoded: bool = False
     """Had a decode step since its last admission."""
     sampled_step: int = -1
@@ -130,6 +130,8 @@ class Sequence:
     """Positions known to hold finite KV: a sampled row after them was finite."""
     next_full: int = 0
     """Once this many positions are proven, one more block is published."""
+    alert: int = 0
+    """A step that ends here or later may fill a block or reach `max_len`."""
     registered: int = 0
     """Leading full blocks that can be looked up, pending ones included."""
     published: int = 0

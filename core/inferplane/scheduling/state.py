@@ -194,7 +194,7 @@ class SchedulerState:
         self.running = [s for s in self.running if s.state is SequenceState.RUNNING]
 
     def set_plain(self, sequence: Sequence) -> None:
-        """Say how far the fast path may carry the sequence; after each change of its tables.
+        """Say how far the fast path may carry the sequence; after each step outside it.
 
         A step that ends at position p makes p + 2 tokens known in the worst case, and no step may
         be wasted beyond `max_len`.
@@ -202,6 +202,6 @@ class SchedulerState:
         limits = self.limits
         special = limits.num_drafts or sequence.computed < sequence.prefill_end
         if special or limits.async_steps > 1 or (limits.async_steps and sequence.host_bound):
-            sequence.plain_until = 0
+            sequence.plain_limit = 0
         else:
-            sequence.plain_until = min(sequence.room, sequence.max_len - 1)
+            sequence.plain_limit = sequence.max_len - 1

@@ -80,19 +80,21 @@ class StepPlanner:
     def _walk(self, decodes: bool, prefills: bool) -> None:
         """Give every running sequence its share, in admission order.
 
-        The first branch is the life of almost every sequence in almost every step.
+        The first branch is the life of almost every sequence in almost every step: below
+        `plain_limit` exactly one position is left to compute, unless its token is still out.
         """
-        step = self.plan.step
         budget = self.budget
         append = budget.decodes.append
-        overlap = self.state.limits.async_steps > 0
+        ready = self.state.limits.async_steps or not self.state.in_flight
         left = budget.tokens if decodes else 0
+        grow = self.state.blocks.grow
         for sequence in self.state.running:
             start = sequence.computed
             if (
                 left
-                and start < sequence.plain_until
-                and len(sequence.token_ids) + (overlap and sequence.placeholders) - start == 1
+                and ready
+                and start < sequence.plain_limit
+                and (start < sequence.room or grow(sequence))
             ):
                 entry = sequence.spare
                 if entry is None:
@@ -103,7 +105,6 @@ class StepPlanner:
                     entry.start = start
                 sequence.computed = start + 1
                 sequence.placeholders += 1
-                sequence.sampled_step = step
                 append(entry)
                 left -= 1
                 continue
@@ -176,7 +177,7 @@ class StepPlanner:
                 not limits.async_steps
                 or sequence.host_bound
                 or limits.num_drafts
-                or sequence.sampled_step != self.state.step
+                or (limits.async_steps > 1 and sequence.sampled_step != self.state.step)
             ):
                 return SkipReason.IN_FLIGHT
             known += sequence.placeholders
