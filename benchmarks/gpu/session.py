@@ -1,0 +1,136 @@
+"""One engine on one model, in this process, from configuration to the last token."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inferplane.engine.engine import Engine
+from inferplane.engine.placement import make_executor, make_shapes
+from inferplane.interfaces import EngineConfig, Executor
+from inferplane.launch import LaunchPlan, LaunchSettings, SchedulerConfig
+from inferplane.planning import make_plan
+from inferplane.request import Request
+from inferplane.sampling_params import SamplingParams
+
+__all__ = ["Session", "model_folder"]
+
+
+def model_folder(root: Path, name: str, config: dict[str, object]) -> Path:
+    """A model that is a config.json alone: its weights are made up."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@dataclass
+class Session:
+    """Starts on construction; `phases` holds the seconds of each part of the start."""
+
+    config: EngineConfig
+    plugins: tuple[str, ...] | None
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.began = time.perf_counter()
+        settings = LaunchSettings(
+            self.config, SchedulerConfig(), plugins=self.plugins, load_format="dummy"
+        )
+        with self.phase("plan"):
+            self.plan: LaunchPlan = make_plan(settings, {})
+            shapes = make_shapes(self.plan)
+        with self.phase("import torch, create"):
+            self.executor: Executor = make_executor(self.plan, {})
+        with self.phase("load"):
+            self.executor.load(_quiet)
+        with self.phase("trial step, memory"):
+            kv = self.executor.plan_kv()
+        with self.phase("KV, graphs"):
+            self.executor.start(kv, _quiet)
+        self.num_blocks, self.block_size = kv.num_blocks, kv.block_size
+        self.engine = Engine(self.executor, kv, self.plan, shapes, time.monotonic, b"bench")
+        self.requests = 0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of the start."""
+        began = time.perf_counter()
+        yield
+        self.phases[name] = time.perf_counter() - began
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        outputs: list[int],
+        each_step: Callable[[], None] = lambda: None,
+    ) -> tuple[float, list[list[int]]]:
+        """(seconds, tokens of each prompt) of greedy requests that all come at once.
+
+        Raises SystemExit when a request is refused, fails or ends early.
+        """
+        produced: dict[str, list[int]] = {}
+        began = time.perf_counter()
+        for prompt, most in zip(prompts, outputs, strict=True):
+            self.requests += 1
+            name = str(self.requests)
+            produced[name] = []
+            sampling = SamplingParams(temperature=0.0, max_tokens=most, ignore_eos=True, seed=0)
+            answer = self.engine.add(
+                Request(request_id=name, prompt_ids=tuple(prompt), sampling=sampling)
+            )
+            if type(answer).__name__ == "Rejected":
+                raise SystemExit(f"refused: {answer}")
+        engine = self.engine
+        while engine.busy:
+            engine.step()
+            for output in engine.outputs:
+                produced[output.request_id] += output.token_ids
+                if output.error:
+                    raise SystemExit(f"request {output.request_id} failed: {output.error}")
+            engine.outputs.clear()
+            each_step()
+        seconds = time.perf_counter() - began
+        lengths = [len(tokens) for tokens in produced.values()]
+        if lengths != outputs:
+            raise SystemExit(f"asked for {outputs} tokens, got {lengths}")
+        return seconds, list(produced.values())
+
+    def settle(self) -> None:
+        """What the engine process does when it is ready: the collector forgets the past."""
+        gc.collect()
+        gc.freeze()
+
+    def facts(self) -> dict[str, Any]:
+        """What was chosen, and the executor's counters."""
+        stats = self.executor.stats()
+        return {
+            "device": self.plan.probe.reason,
+            "placement": self.plan.topology.placement,
+            "blocks": self.num_blocks,
+            "block_size": self.block_size,
+            "choices": {f"{c.kind} {c.site}": c.owner for c in self.executor.choices()},
+            "compiles": stats.compiles,
+            "compiles_after_start": stats.compiles_after_start,
+            "compile_seconds": stats.compile_seconds,
+            "host_syncs": stats.host_syncs,
+            "padded_tokens": stats.padded_tokens,
+            "real_tokens": stats.real_tokens,
+            "fallbacks": dict(stats.fallbacks),
+        }
+
+    def close(self) -> None:
+        """Give the device back."""
+        self.executor.close()
+        gc.unfreeze()
+        gc.collect()
+
+
+def _quiet(phase: str, done: int, total: int, detail: str) -> None:
+    pass
