@@ -1,0 +1,1 @@
+"""Answers of the generating routes: whole bodies, and frames of streams."""

@@ -1,0 +1,196 @@
+"""What every route of one server shares. Passed, never global."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from hashlib import sha256
+
+from inferplane.config import ServeSettings
+from inferplane.engine.messages import EngineInfo
+from inferplane.errors import EngineError, InferplaneError
+from inferplane.server.auth import KeyRing, new_secret
+from inferplane.server.engine_link import EngineLink
+from inferplane.server.errors import ApiError, Problem
+from inferplane.server.lifecycle import Lifecycle
+from inferplane.server.limits import Limits
+from inferplane.server.metrics import Metrics
+from inferplane.server.served_model import ServedModel, load_served_model
+
+__all__ = ["ModelCard", "ServerContext", "Serving"]
+
+_STALL_S = 30.0
+"""A step that takes longer is no step any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """How the model is called; the first name is written into answers."""
+
+    names: tuple[str, ...]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def name(self) -> str:
+        """The name in answers."""
+        return self.names[0]
+
+    def resolve(self, asked: str | None) -> str:
+        """The name to answer with. Raises ApiError `model_not_found`."""
+        if asked is None or asked in self.names:
+            return self.name
+        close = get_close_matches(asked[:512], self.names, n=3, cutoff=0.3) or list(self.names[:3])
+        raise ApiError.of(
+            "model_not_found",
+            "there is no model of that name",
+            "model",
+            f"served here: {', '.join(close)}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A model and an engine that are ready."""
+
+    model: ServedModel
+    info: EngineInfo
+    fingerprint: str
+
+
+class ServerContext:
+    """Settings, the engine, and what was measured."""
+
+    def __init__(
+        self, settings: ServeSettings, engine: EngineLink, limits: Limits | None = None
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.limits = limits if limits is not None else Limits()
+        self.card = ModelCard(settings.served_names or (settings.model_source,))
+        self.metrics = Metrics(self.card.name)
+        self.keys = KeyRing(settings.api_keys, self.metrics.note_auth_failure)
+        self.lifecycle = Lifecycle(settings.drain_delay_s, settings.shutdown_timeout_s)
+        self.secret = new_secret()
+        self.logger = logging.getLogger("inferplane.server")
+        self._model: asyncio.Task[ServedModel] | None = None
+
+    def start(self, load: Callable[[ServeSettings], ServedModel] = load_served_model) -> None:
+        """Begin to load the model's front-end part, beside the event loop."""
+        self._model = asyncio.create_task(asyncio.to_thread(load, self.settings))
+
+    async def model(self) -> ServedModel:
+        """The front-end part; raises what loading it raised."""
+        if self._model is None:
+            raise EngineError("model_loading", "the server has not started")
+        return await asyncio.shield(self._model)
+
+    @property
+    def loaded_model(self) -> ServedModel | None:
+        """The front-end part if it is loaded."""
+        task = self._model
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()
+
+    async def serving(self) -> Serving:
+        """Model and engine, waiting for them up to `load_wait_s`.
+
+        Raises ApiError `model_loading`, `draining` or `engine_dead`.
+        """
+        if self.lifecycle.refuses:
+            raise ApiError(
+                ApiError.of("draining", "the server is shutting down").problems,
+                {"connection": "close"},
+            )
+        ready, info = self.loaded_model, self.engine.info
+        if ready is None or info is None or self.engine.status.phase != "ready":
+            ready, info = await self._wait()
+        self.metrics.engine_info = info
+        return Serving(ready, info, _fingerprint(self.card.name, info))
+
+    async def _wait(self) -> tuple[ServedModel, EngineInfo]:
+        wait_s = self.settings.load_wait_s
+        try:
+            async with asyncio.timeout(wait_s):
+                model = await self.model()
+                return model, await self.engine.wait_ready(wait_s)
+        except (TimeoutError, EngineError) as error:
+            if isinstance(error, EngineError) and error.code != "model_loading":
+                raise
+            raise self._loading() from None
+        except InferplaneError:
+            raise ApiError.of("engine_dead", "the model could not be loaded") from None
+
+    def _loading(self) -> ApiError:
+        status = self.engine.status
+        progress = f" ({status.done} of {status.total})" if status.total else ""
+        error = ApiError(
+            (
+                Problem(
+                    "model_loading",
+                    f"the model is still loading: {status.phase}{progress}",
+                    hint="GET /startupz says how far; --load-wait sets how long requests wait",
+                ),
+            )
+        )
+        error.retry_after_s = self.eta_s() or 5.0
+        return error
+
+    def is_ready(self) -> bool:
+        """Whether requests are served and should come here."""
+        return not self.unready_because()
+
+    def unready_because(self) -> str:
+        """The first reason not to send requests here; "" = none."""
+        if self.lifecycle.draining:
+            return "draining"
+        if reason := self.unhealthy_because():
+            return reason
+        waiting, most = self.metrics.engine_stats.waiting, self._high_water
+        return f"queue: {waiting} waiting" if waiting >= most else ""
+
+    def unhealthy_because(self) -> str:
+        """The first reason why nothing can be generated; "" = none."""
+        phase = self.engine.status.phase
+        if phase == "failed":
+            return "failed"
+        if self.loaded_model is None or self.engine.info is None:
+            return f"loading: {phase}"
+        age_s = self.metrics.engine_stats.last_step_age_s
+        return f"stalled: no step for {age_s:.0f} s" if age_s > _STALL_S else ""
+
+    @property
+    def _high_water(self) -> int:
+        """Queue length from which others should be asked first: nine tenths of the queue."""
+        scheduler = self.settings.launch.scheduler
+        most = scheduler.max_waiting or 4 * self.settings.launch.config.max_num_seqs
+        return max(1, most * 9 // 10)
+
+    def eta_s(self) -> float | None:
+        """Seconds that the current phase may still take, by its own progress."""
+        status = self.engine.status
+        if not status.total or not status.done:
+            return None
+        spent = time.monotonic() - status.since
+        return spent * (status.total - status.done) / status.done
+
+    def note_failure(self, request_id: str, error: BaseException) -> None:
+        """Log what nobody expected; the client sees only the request's id."""
+        self.logger.error("failure in request %s", request_id, exc_info=error)
+
+    async def close(self) -> None:
+        """Give back what the front end holds."""
+        if self._model is not None:
+            self._model.cancel()
+            await asyncio.gather(self._model, return_exceptions=True)
+        if self.loaded_model is not None:
+            self.loaded_model.close()
+
+
+def _fingerprint(name: str, info: EngineInfo) -> str:
+    told = "|".join((info.plugin_version, name, info.device, info.dtype))
+    return "fp_" + sha256(told.encode()).hexdigest()[:12]

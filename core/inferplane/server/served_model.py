@@ -1,0 +1,112 @@
+"""What the front end needs of a model: its tokenizer, chat template, end ids and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jiter
+
+from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.config import ServeSettings
+from inferplane.errors import ConfigError
+from inferplane.model_config import ModelConfig, read_model_config
+from inferplane.server.schema.kinds import Kind, Number, Whole
+from inferplane.server.schema.report import Report
+from inferplane.tokenization.chat_template import ChatTemplate
+from inferplane.tokenization.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["API_DEFAULTS", "ServedModel", "load_served_model"]
+
+API_DEFAULTS: Mapping[str, float] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""Fields that a model's own files may set, and what the API has otherwise."""
+_BOUNDS: Mapping[str, Kind] = {
+    "temperature": Number(0, 2),
+    "top_p": Number(0, 1, above=True),
+    "top_k": Whole(1, (1 << 31) - 1),
+    "min_p": Number(0, 1),
+    "repetition_penalty": Number(0, 10, above=True),
+}
+_MAX_FILE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model, as requests meet it."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    config: ModelConfig
+    eos_ids: tuple[int, ...]
+    defaults: Mapping[str, float]
+    """Sampling values from the model's files that differ from the API's."""
+
+    def close(self) -> None:
+        """End what runs for it."""
+        if self.template is not None:
+            self.template.close()
+
+
+def load_served_model(settings: ServeSettings) -> ServedModel:
+    """Read the model's files. Raises ConfigError or ModelError naming the file at fault."""
+    checkpoint = open_checkpoint(Path(settings.launch.config.model))
+    tokenizer = load_tokenizer(checkpoint)
+    config = read_model_config(checkpoint)
+    return ServedModel(
+        tokenizer,
+        _template(settings, checkpoint, tokenizer),
+        config,
+        tuple(dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))),
+        _defaults(settings, checkpoint),
+    )
+
+
+def _template(
+    settings: ServeSettings, checkpoint: Checkpoint, tokenizer: Tokenizer
+) -> ChatTemplate | None:
+    if settings.chat_template is not None:
+        source = _read(settings.chat_template, "chat template")
+        return ChatTemplate(source, tokenizer, origin=str(settings.chat_template))
+    if checkpoint.chat_template is None:
+        return None
+    origin = f"the chat template of {checkpoint.root}"
+    return ChatTemplate(checkpoint.chat_template, tokenizer, origin=origin)
+
+
+def _defaults(settings: ServeSettings, checkpoint: Checkpoint) -> dict[str, float]:
+    choice = settings.generation_config
+    if choice == "none":
+        return {}
+    given: Mapping[str, object] = checkpoint.generation_config
+    if choice != "model":
+        found = jiter.from_json(_read(Path(choice), "generation config").encode())
+        if not isinstance(found, dict):
+            raise ConfigError(f"generation config {choice}: holds no JSON object")
+        given = found
+    defaults: dict[str, float] = {}
+    for name, kind in _BOUNDS.items():
+        value = given.get(name)
+        # the reference library writes top_k 0 and null for "off"
+        checked = None if value is None else kind.check(value, name, Report())
+        if checked is not None and checked != API_DEFAULTS[name]:
+            defaults[name] = checked
+    return defaults
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{what} {path}: {reason}") from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{what} {path}: larger than {_MAX_FILE_BYTES} characters")
+    return text
