@@ -80,9 +80,9 @@ class FrameSocket:
         return self._end.fileno()
 
     @property
-    def unsent(self) -> bool:
-        """Whether something waits for the other side to read."""
-        return bool(self._unsent)
+    def unsent_bytes(self) -> int:
+        """What waits for the other side to read."""
+        return len(self._unsent)
 
     def send(self, payload: bytes) -> None:
         """Queue one frame and send what the other side takes. Nothing is lost but at its death."""

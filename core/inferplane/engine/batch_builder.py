@@ -6,6 +6,7 @@ Legend: T tokens, S sequences, R sampled rows, P table width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,11 @@ class BatchBuilder:
         self.rows = SamplingRows(caps, num_lanes, vocab_size)
         self._row_of_lane = np.full(num_lanes, -1, np.int32)
         """Row of the previous batch whose token is on the device."""
+        self._to_release: list[int] = []
+
+    def release(self, lanes: Iterable[int]) -> None:
+        """Tell the executor with the next batch that somebody else's use of these lanes ended."""
+        self._to_release += lanes
 
     def build(self, plan: StepPlan) -> BuiltStep:
         """The arrays of one step. RuntimeError when a token is needed that nobody has drawn."""
@@ -79,9 +85,14 @@ class BatchBuilder:
             embedded=_embedded(items),
             zeroed=np.array(plan.zeroed, np.int32) if plan.zeroed else None,
             copied=np.array(plan.copied, np.int32) if plan.copied else None,
-            released=np.array(plan.released, np.int32) if plan.released else None,
+            released=self._released(plan),
         )
         return BuiltStep(batch, None if gathered is None else gathered.host)
+
+    def _released(self, plan: StepPlan) -> Array | None:
+        lanes = self._to_release + plan.released
+        self._to_release = []
+        return np.array(lanes, np.int32) if lanes else None
 
     def _read(self, plan: StepPlan) -> tuple[list[int], list[int], int]:
         """Lanes, input tokens and the widest table; the only loop over sequences and tokens."""

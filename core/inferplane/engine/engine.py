@@ -23,6 +23,7 @@ from inferplane.request import FinishReason, Request
 from inferplane.scheduling.block_manager import BlockManager
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
 from inferplane.scheduling.scheduler import Scheduler
+from inferplane.scheduling.sequence import Sequence
 
 __all__ = ["Engine", "Flight"]
 
@@ -97,9 +98,14 @@ class Engine:
             return Rejected(request.request_id, error.code, str(error), error.param)
         return Admitted(request.request_id)
 
-    def abort(self, ids: Iterable[str], reason: FinishReason = FinishReason.ABORT) -> None:
-        """End requests now, in whatever state; unknown ids are ignored."""
-        self.publish(self.scheduler.finish(ids, reason))
+    def abort(
+        self, ids: Iterable[str], reason: FinishReason = FinishReason.ABORT, error: str = ""
+    ) -> None:
+        """End requests now, in whatever state; unknown ids are ignored.
+
+        `error` is the wire code when `reason` is ERROR.
+        """
+        self.publish(self.scheduler.finish(ids, reason, error))
 
     def step(self) -> bool:
         """Plan and enqueue one step, then take in the oldest result that is due.
@@ -113,17 +119,29 @@ class Engine:
             self.in_flight.append(Flight(plan, built, self.executor.execute(built.batch)))
             self.counters.count_step(built.batch)
         if self.in_flight and (not plan or len(self.in_flight) > self.async_steps):
-            self.take_in(self.in_flight.popleft())
+            self.take_in(self.in_flight[0])
             return True
         return bool(plan)
 
     def take_in(self, flight: Flight) -> None:
-        """Wait for a step's result, apply it, publish what it means."""
+        """Wait for the oldest step's result, apply it, publish what it means."""
         result = draw_host_rows(flight.built, flight.pending.result())
+        self.in_flight.popleft()
         self.publish(
             self.scheduler.update(flight.plan, result),
             FinishedStep(flight.plan, flight.built.batch, result),
         )
+
+    def suspects(self) -> list[Sequence]:
+        """Requests of the newest plan and of all steps in flight, when one of them raised."""
+        plans = [*(flight.plan for flight in self.in_flight), self.last_plan]
+        found = {id(i.sequence): i.sequence for plan in plans for i in plan.scheduled}
+        return [s for s in found.values() if s.request_id in self.scheduler.sequences]
+
+    def worker_replaced(self) -> None:
+        """The executor came back empty: everything is computed again, nothing is lost."""
+        self.in_flight.clear()
+        self.scheduler.worker_replaced()
 
     def publish(self, events: list[SequenceEvent], step: FinishedStep | None = None) -> None:
         """Write events to `outputs`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -184,7 +184,7 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
 class Progressed(msgspec.Struct, frozen=True, tag=True):
     """Start-up, as the executor reports it; total 0 = unknown."""
 
-    phase: str
+    phase: Literal["load", "profile", "warm_up"]
     done: int
     total: int
     detail: str = ""

@@ -196,7 +196,7 @@ class WorkerExecutor(Executor):
     def _wait(self, workers: list[_Worker], deadline: float | None) -> None:
         poll = select.poll()
         for worker in workers:
-            unsent = select.POLLOUT if worker.socket.unsent else 0
+            unsent = select.POLLOUT if worker.socket.unsent_bytes else 0
             poll.register(worker.socket, select.POLLIN | unsent)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not poll.poll(None if left is None else left * 1000):
