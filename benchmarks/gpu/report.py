@@ -20,7 +20,7 @@ def table(report: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"### {name}: start {phase_lines(model['phases'])}",
-            "| workload | seconds | rate | of the limit | vLLM 0.24.0 | ours / vLLM | floor | goal |",
+            "| workload | seconds | rate | of limit | vLLM 0.24.0 | ours / vLLM | floor | goal |",
             "|---|---|---|---|---|---|---|---|",
         ]
         kinds = dict.fromkeys(run["kind"] for run in model["runs"] if run["kind"])

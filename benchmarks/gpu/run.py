@@ -117,11 +117,13 @@ def run_work(session: Any, shape: Shape, name: str, work: Workload) -> dict[str,
         "tokens_in": work.tokens_in,
         "tokens_out": work.tokens_out,
         "floor_s": limit,
-        "baseline_s": BASELINE_S.get(name, {}).get(work.kind),
-        "goal": GOALS.get(name, {}).get(work.kind),
+        "baseline_s": None if shape != SHAPES[name] else BASELINE_S[name].get(work.kind),
+        "goal": None if shape != SHAPES[name] else GOALS[name].get(work.kind),
     }
     label = work.kind or "(not reported)"
-    print(f"   {label:14} {seconds:9.4f} s  {work.tokens_out / seconds:10.1f} out tok/s", flush=True)
+    print(
+        f"   {label:14} {seconds:9.4f} s  {work.tokens_out / seconds:10.1f} out tok/s", flush=True
+    )
     return run
 
 

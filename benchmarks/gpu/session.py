@@ -130,6 +130,10 @@ class Session:
         self.executor.close()
         gc.unfreeze()
         gc.collect()
+        if self.plan.device == "cuda":
+            import torch  # the engine's own code does without it
+
+            torch.cuda.empty_cache()
 
 
 def _quiet(phase: str, done: int, total: int, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""The two models of the recorded baseline as numbers, their physical limits, the baseline itself."""
+"""The two models of the recorded baseline as numbers, their limits, and the baseline itself."""
 
 from __future__ import annotations
 

@@ -1,0 +1,73 @@
+"""Where the time of a step goes: device kernels by name, and the host's functions."""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import pstats
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from session import Session
+from torch.profiler import ProfilerActivity, profile
+
+__all__ = ["profile_steps"]
+
+
+def profile_steps(session: Session, vocab: int, folder: str) -> dict[str, Any]:
+    """Batch 1, batch 256 at about 1,000 tokens, and one long prompt."""
+    many = [[(31 * i + 7 * j) % (vocab - 10) + 5 for j in range(960)] for i in range(256)]
+    cases = {
+        "batch 1": ([many[0][:512]], [48]),
+        "batch 256": (many, [24] * 256),
+        "prompt 8192": ([(many[1] * 9)[:8192]], [1]),
+    }
+    found = {}
+    for name, (prompts, outputs) in cases.items():
+        found[name] = device_profile(session, prompts, outputs, name, folder)
+    found["host, batch 1"] = host_profile(session, [many[2][:512]], [256])
+    found["host, batch 256"] = host_profile(session, [p[:64] for p in many], [64] * 256)
+    return found
+
+
+def device_profile(
+    session: Session, prompts: list[list[int]], outputs: list[int], name: str, folder: str
+) -> dict[str, Any]:
+    """Device time by kernel; "busy" is its share of the wall time."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+        began = time.perf_counter()
+        session.generate(prompts, outputs)
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - began
+    totals: dict[str, list[float]] = {}
+    for event in seen.events():
+        if event.device_type.name == "CUDA":
+            entry = totals.setdefault(event.name, [0.0, 0])
+            entry[0] += event.device_time_total * 1e-3
+            entry[1] += 1
+    ordered = sorted(totals.items(), key=lambda item: -item[1][0])
+    busy = sum(entry[0] for entry in totals.values()) / 1e3 / wall
+    print(f"   profile {name}: {wall * 1e3:.1f} ms, device busy {busy:.0%}", flush=True)
+    for kernel, (milliseconds, count) in ordered[:16]:
+        each = milliseconds / count * 1e3
+        print(f"      {milliseconds:9.2f} ms {count:6} x {each:8.2f} us  {kernel[:90]}", flush=True)
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        seen.export_chrome_trace(str(Path(folder) / f"{name.replace(' ', '-')}.json.gz"))
+    return {"wall_s": wall, "busy": busy, "kernels": {k: v for k, v in ordered[:40]}}
+
+
+def host_profile(session: Session, prompts: list[list[int]], outputs: list[int]) -> str:
+    """The host's functions by their own time."""
+    watch = cProfile.Profile()
+    watch.enable()
+    session.generate(prompts, outputs)
+    watch.disable()
+    text = io.StringIO()
+    pstats.Stats(watch, stream=text).sort_stats("tottime").print_stats(28)
+    lines = [line for line in text.getvalue().splitlines() if line.strip()]
+    print("\n".join(f"      {line[:130]}" for line in lines[:34]), flush=True)
+    return text.getvalue()
