@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import pytest
 
+from inferplane.testing.conformance.parts import Parts
 from inferplane.testing.conformance.state import KitState
 from inferplane.testing.conformance.subject import Subject
 
@@ -30,6 +32,15 @@ class Conformance:
     def subject(self, inferplane_kit: KitState, inferplane_device: str) -> Subject:
         """The device under test."""
         return inferplane_kit.subject(inferplane_device)
+
+    @pytest.fixture
+    def parts(
+        self, _conditions: None, subject: Subject, inferplane_kit: KitState
+    ) -> Iterator[Parts]:
+        """A wide device's parts; the test runs inside the device's guard."""
+        parts = inferplane_kit.parts(subject)
+        with parts.runtime.guard():
+            yield parts
 
     @pytest.fixture(autouse=True)
     def _conditions(self, request: pytest.FixtureRequest, subject: Subject) -> None:

@@ -10,6 +10,7 @@ from inferplane.execution.build import create_executor
 from inferplane.interfaces import Executor, KVPlan, ShapePolicy
 from inferplane.launch import LaunchPlan
 from inferplane.testing.conformance.driver import Driver
+from inferplane.testing.conformance.parts import Parts
 from inferplane.testing.conformance.subject import Subject, find_subject
 from inferplane.testing.fresh_interpreter import Imported, imports_of
 from inferplane.testing.tiny import write_tiny_model
@@ -58,6 +59,7 @@ class KitState:
         self._quick = quick
         self._subjects: dict[str, Subject] = {}
         self._imports: dict[str, dict[str, Imported]] = {}
+        self._parts: dict[str, Parts] = {}
         self._models: dict[str, Path] = {}
         self._started: dict[tuple[str, str, str], Started] = {}
 
@@ -79,6 +81,14 @@ class KitState:
         if kind not in self._models:
             self._models[kind] = write_tiny_model(self._folder / "models" / kind, kind)
         return self._models[kind]
+
+    def parts(self, subject: Subject) -> Parts:
+        """The parts of a wide platform, made for a tiny model."""
+        if subject.device not in self._parts:
+            plan = subject.plan(self.model("llama"))
+            context = subject.context(plan, self.folder("cache"))
+            self._parts[subject.device] = Parts.of(subject.platform, context)
+        return self._parts[subject.device]
 
     def started(self, subject: Subject, kind: str = "llama", **settings: object) -> Started:
         """An executor for a tiny model, loaded and warmed up. Raises ConfigError, DeviceError."""
@@ -110,6 +120,9 @@ class KitState:
         for started in self._started.values():
             started.executor.close()
         self._started.clear()
+        for parts in self._parts.values():
+            parts.runtime.close()
+        self._parts.clear()
 
 
 def _no_progress(phase: str, done: int, total: int, detail: str) -> None:

@@ -1,7 +1,12 @@
 """The whole kit for one device: `pytest --inferplane-device NAME`."""
 
+from inferplane.testing.conformance.allocator import AllocatorConformance
+from inferplane.testing.conformance.attention import AttentionConformance
 from inferplane.testing.conformance.facts import FactsConformance
 from inferplane.testing.conformance.hygiene import HygieneConformance
+from inferplane.testing.conformance.kv import KVStoreConformance
+from inferplane.testing.conformance.ops import OpsConformance
+from inferplane.testing.conformance.quantization import QuantKernelConformance
 
 
 class TestHygiene(HygieneConformance):
@@ -10,3 +15,23 @@ class TestHygiene(HygieneConformance):
 
 class TestFacts(FactsConformance):
     """L1."""
+
+
+class TestOps(OpsConformance):
+    """L2."""
+
+
+class TestQuantKernels(QuantKernelConformance):
+    """L2."""
+
+
+class TestAttention(AttentionConformance):
+    """L3."""
+
+
+class TestKVStore(KVStoreConformance):
+    """L3."""
+
+
+class TestAllocator(AllocatorConformance):
+    """L3."""
