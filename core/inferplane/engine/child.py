@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import msgspec
 
@@ -97,8 +98,9 @@ class EngineChild(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """(asyncio) The socket is in the loop."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(
+            asyncio.Transport, transport
+        )  # other loops have classes of their own
 
     def data_received(self, data: bytes) -> None:
         """(asyncio) Bytes from the engine."""
