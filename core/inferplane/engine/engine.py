@@ -127,10 +127,9 @@ class Engine:
         """Wait for the oldest step's result, apply it, publish what it means."""
         result = draw_host_rows(flight.built, flight.pending.result())
         self.in_flight.popleft()
-        self.publish(
-            self.scheduler.update(flight.plan, result),
-            FinishedStep(flight.plan, flight.built.batch, result),
-        )
+        step = FinishedStep(flight.plan, flight.built.batch, result)
+        self.writer.collect(step)
+        self.publish(self.scheduler.update(flight.plan, result), step)
 
     def suspects(self) -> list[Sequence]:
         """Requests of the newest plan and of all steps in flight, when one of them raised."""

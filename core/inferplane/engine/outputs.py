@@ -28,12 +28,15 @@ class OutputWriter:
     def __init__(self) -> None:
         self._scores = PromptScores()
 
+    def collect(self, step: FinishedStep) -> None:
+        """Keep what a step scored of prompts, whether it leads to events or not."""
+        if step.batch.scored is not None:
+            self._scores.collect(step.plan, step.batch, step.result)
+
     def write(
         self, events: Many[SequenceEvent], now: float, step: FinishedStep | None = None
     ) -> list[SequenceOutput]:
         """One output an event, in order; `step` is the one they came from."""
-        if step is not None and step.batch.scored is not None:
-            self._scores.collect(step.plan, step.batch, step.result)
         plain = step is not None and step.result.logprobs is None
         return [
             SequenceOutput(event.sequence.request.request_id, tuple(event.token_ids))

@@ -10,8 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from inferplane.engine.capacity import fit_context
-from inferplane.engine.engine import Engine
 from inferplane.engine.info import engine_info
 from inferplane.engine.messages import (
     Abort,
@@ -29,10 +27,11 @@ from inferplane.engine.messages import (
     Submit,
     ToEngine,
 )
-from inferplane.engine.placement import make_executor, make_shapes
+from inferplane.engine.placement import make_executor
 from inferplane.engine.reaper import reap
 from inferplane.engine.recovery import CrashBudget, Recovery
 from inferplane.engine.replay import Replay
+from inferplane.engine.start_up import start_engine
 from inferplane.engine.watchdog import Tick
 from inferplane.engine.workers import WorkerExecutor
 from inferplane.errors import DeviceError
@@ -75,22 +74,13 @@ class EngineService:
 
     def start_up(self) -> None:
         """Load, plan, warm up; then requests may come. Raises ConfigError and DeviceError."""
-        self.progress("load", 0, 0, "")
-        self.executor.load(self.progress)
-        self.progress("profile", 0, 0, "")
-        self.kv = self.executor.plan_kv()
-        self.launch = fit_context(self.launch, self.kv)
-        self.progress("warm_up", 0, 0, "")
-        self.executor.start(self.kv, self.progress)
+        started = start_engine(self.executor, self.launch, self.progress, self.hash_root)
         self._end_phase()
-        shapes = make_shapes(self.launch)
-        self.engine = Engine(
-            self.executor, self.kv, self.launch, shapes, time.monotonic, self.hash_root
-        )
+        self.engine, self.launch, self.kv = started.engine, started.launch, started.kv
         self.recovery = Recovery(
             self.engine,
             self._replace_workers,
-            lambda: Replay(self.executor, self.kv, self.launch, shapes),
+            lambda: Replay(self.executor, started.kv, started.launch, started.shapes),
             CrashBudget(),
         )
         gc.collect()

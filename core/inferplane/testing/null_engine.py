@@ -1,4 +1,4 @@
-"""An engine on the null device in one line: the plan, without files; the engine, in this process."""
+"""An engine on the null device: its plan, without any file, and the engine in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def null_plan(
     device: str = "null",
     *,
     options: Mapping[str, str] | None = None,
-    scheduler: SchedulerConfig = SchedulerConfig(),
+    scheduler: SchedulerConfig | None = None,
     vocab_size: int = 1000,
     **config: int,
 ) -> LaunchPlan:
@@ -56,7 +56,7 @@ def null_plan(
         plugin_version="0",
         probe=probe,
         config=settings,
-        scheduler=scheduler,
+        scheduler=scheduler or SchedulerConfig(),
         caps=caps,
         model=model,
         topology=platform.topology(settings, caps),

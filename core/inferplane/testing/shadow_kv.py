@@ -45,8 +45,8 @@ class ShadowKV:
         self.digests = np.zeros(slots, np.uint64)
         self.shares = np.zeros(slots, np.uint64)
         self.positions = np.full(slots, -1, np.int64)
-        self.poisoned: set[int] = set()
-        """Blocks that a failed row wrote and nobody has zeroed since."""
+        self.poisoned: dict[int, int] = {}
+        """Blocks a failed row wrote and nobody has zeroed since -> its lane, -1 = released."""
 
     def step(self, batch: StepBatch, group: int, token_ids_T: Array) -> Array:
         """Zero, copy, write this step's tokens; u64[T] digests. Raises AssertionError."""
@@ -62,8 +62,8 @@ class ShadowKV:
         assert (slots_T == expected).all(), "slots and block tables disagree"
         assert (block_T > 0).all(), "a real token would be written to scratch block 0"
         assert len(np.unique(slots_T)) == len(slots_T), "two tokens of a step share a slot"
-        soiled = self.poisoned.intersection(block_T.tolist()) if self.poisoned else None
-        assert not soiled, f"blocks of a failed row are reused without zeroing: {soiled}"
+        if self.poisoned:
+            self._check_poison(batch, block_T, seq_T)
         first_S = batch.query_start[:-1]
         shares_T = mix(token_ids_T.astype(np.uint64), positions_T.astype(np.uint64))
         sums_T = np.cumsum(shares_T, dtype=np.uint64)
@@ -92,7 +92,18 @@ class ShadowKV:
         """What failed rows wrote is not finite until it is zeroed."""
         for row in sequences.tolist():
             slots = batch.slots[group][batch.query_start[row] : batch.query_start[row + 1]]
-            self.poisoned.update((slots // self.block_size).tolist())
+            blocks = (slots // self.block_size).tolist()
+            self.poisoned.update(dict.fromkeys(blocks, int(batch.lanes[row])))
+
+    def _check_poison(self, batch: StepBatch, block_T: Array, seq_T: Array) -> None:
+        """A failed row may write on while its end is not known; nobody else may."""
+        released = set() if batch.released is None else set(batch.released.tolist())
+        for block, lane in self.poisoned.items():
+            if lane in released:
+                self.poisoned[block] = -1
+        for block, lane in zip(block_T.tolist(), batch.lanes[seq_T].tolist(), strict=True):
+            owner = self.poisoned.get(block, lane)
+            assert owner == lane, f"block {block} of a failed row is reused without zeroing"
 
     def _before(self, table_SP: Array, first_S: Array) -> Array:
         """u64[S]: digest of the token before each sequence's first one of this step."""
@@ -108,7 +119,8 @@ class ShadowKV:
         slots = self._slots(blocks)
         self.digests[slots] = self.shares[slots] = 0
         self.positions[slots] = -1
-        self.poisoned.difference_update(blocks.tolist())
+        for block in blocks.tolist():
+            self.poisoned.pop(block, None)
 
     def _copy(self, pairs: Array) -> None:
         source, target = self._slots(pairs[:, 0]), self._slots(pairs[:, 1])

@@ -1,0 +1,304 @@
+"""Offline generation: a model in this program, no server. The same engine, stepped here."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import msgspec
+
+from inferplane.catalogue import resolve_model
+from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.config import DEFAULT_MODEL, ModelSettings, current_environment, launch_settings
+from inferplane.engine.messages import Rejected, SequenceOutput, TokenLogprobs
+from inferplane.engine.placement import make_executor
+from inferplane.engine.start_up import start_engine
+from inferplane.errors import ModelError, RequestError
+from inferplane.launch import LaunchPlan, LaunchSettings
+from inferplane.model_config import read_model_config
+from inferplane.planner import run_planner
+from inferplane.request import FinishReason, Request
+from inferplane.sampling_params import SamplingParams
+from inferplane.tokenization.chat_template import ChatTemplate
+from inferplane.tokenization.text_stream import TextStream
+from inferplane.tokenization.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["LLM", "Completion"]
+
+Prompt: TypeAlias = str | Sequence[int]
+Message: TypeAlias = Mapping[str, Any]
+
+_STATED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What generation_config.json may give defaults for."""
+_EVERYTHING = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of one prompt, or of one of its `n` copies."""
+
+    prompt_ids: tuple[int, ...]
+    index: int
+    """Which of the `n`."""
+    text: str
+    """Empty for a model without a tokenizer."""
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    """stop, length or error."""
+    stop_reason: str | int | None = None
+    """The stop string or stop token id that ended it."""
+    error: str = ""
+    """Why, when `finish_reason` is error."""
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache."""
+
+
+class LLM:
+    """A loaded model. Not for use from several threads at once.
+
+    >>> llm = LLM("smollm2-135m")
+    >>> llm.generate("Once upon a time", SamplingParams(max_tokens=16))[0].text
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
+        """Fetch if needed, plan, load, warm up.
+
+        `settings` are those of `docs/configuration.md` with underscores: `device`, `dtype`,
+        `max_model_len`, `max_num_seqs`, … Raises ConfigError and its kinds.
+        """
+        asked = ModelSettings(model=model, **settings)
+        path = resolve_model(model, offline=asked.offline, cache=asked.cache)
+        self._checkpoint = open_checkpoint(path)
+        self._tokenizer = _tokenizer_of(self._checkpoint)
+        self._settings = asked
+        self._template: ChatTemplate | None = None
+        self._numbers = itertools.count()
+        plan = _in_process(run_planner(_offline(launch_settings(asked, path))))
+        executor = make_executor(plan, current_environment())
+        self._finalizer = weakref.finalize(self, executor.close)
+        started = start_engine(executor, plan, lambda *_: None, os.urandom(32))
+        self._engine, self.plan = started.engine, started.launch
+        eos_ids = read_model_config(self._checkpoint).eos_ids
+        self._eos_ids = eos_ids or (self._tokenizer.eos_ids if self._tokenizer else ())
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Complete every prompt, text or token ids, all in one go.
+
+        `sampling` is for all prompts or one for each; None takes the model's own defaults. With
+        n > 1 a prompt's completions follow each other. Raises RequestError for a prompt or
+        parameter that cannot be served; then nothing is generated.
+        """
+        many = _as_prompts(prompts)
+        params = self._params(sampling, len(many))
+        children = [
+            child
+            for prompt, param in zip(many, params, strict=True)
+            for child in self._children(prompt, param)
+        ]
+        open_children = {child.request.request_id: child for child in children}
+        try:
+            self._run(open_children)
+        finally:  # an error or Ctrl-C leaves nothing behind
+            self._engine.abort(tuple(open_children))
+            self._engine.outputs.clear()
+        return [child.completion() for child in children]
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Completion]:
+        """Answer one conversation, or several, by the model's chat template."""
+        many: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
+        template, tokenizer = self._chat_template(), self._need_tokenizer()
+        prompts = [
+            tokenizer.encode(template.render(one, tools, template_kwargs=template_kwargs))
+            for one in many
+        ]
+        return self.generate(prompts, sampling)
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._finalizer()
+        if self._template is not None:
+            self._template.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, open_children: dict[str, _Child]) -> None:
+        engine = self._engine
+        for waiting in open_children.values():
+            answer = engine.add(waiting.request)
+            if isinstance(answer, Rejected):
+                raise RequestError(answer.code, answer.message, answer.param)
+        while open_children:
+            engine.step()
+            outputs, engine.outputs = engine.outputs, []
+            for output in outputs:
+                child = open_children.get(output.request_id)
+                if child is not None and child.take(output):
+                    del open_children[output.request_id]
+                    if output.finish is None:  # a stop string, which the engine cannot see
+                        engine.abort((output.request_id,), FinishReason.STOP)
+
+    def _children(self, prompt: Prompt, params: SamplingParams) -> list[_Child]:
+        ids = self._ids(prompt)
+        if params.stop and self._tokenizer is None:
+            raise RequestError("unsupported_feature", "stop strings need a tokenizer", "stop")
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        left = max(1, self.plan.config.max_model_len - len(ids))
+        most = left if params.max_tokens is None else params.max_tokens
+        children = []
+        for index in range(params.n):
+            sampling = msgspec.structs.replace(params, n=1, seed=seed + index, max_tokens=most)
+            request = Request(
+                request_id=f"offline-{next(self._numbers)}",
+                prompt_ids=ids,
+                sampling=sampling,
+                eos_ids=self._eos_ids,
+            )
+            text = TextStream(self._tokenizer, sampling, ids) if self._tokenizer else None
+            children.append(_Child(request, index, text))
+        return children
+
+    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        return tuple(self._need_tokenizer().encode(prompt, add_special_tokens=True))
+
+    def _params(
+        self, sampling: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> Sequence[SamplingParams]:
+        if sampling is None:
+            stated = self._checkpoint.generation_config
+            if self._settings.generation_config != "model":
+                stated = {}
+            given = {name: stated[name] for name in _STATED if stated.get(name) is not None}
+            sampling = msgspec.convert(given, SamplingParams, strict=False)
+        if isinstance(sampling, SamplingParams):
+            return [sampling] * count
+        if len(sampling) != count:
+            raise RequestError(
+                "conflicting_fields",
+                f"{len(sampling)} sampling parameters for {count} prompts: give one, or one each",
+                "sampling",
+            )
+        return sampling
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            load_tokenizer(self._checkpoint)  # says what is missing
+            raise ModelError(f"{self._checkpoint.root} has no tokenizer")
+        return self._tokenizer
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            file = self._settings.chat_template
+            source = file.read_text(encoding="utf-8") if file else self._checkpoint.chat_template
+            if source is None:
+                raise ModelError(
+                    f"{self._checkpoint.root} has no chat template: pass chat_template=PATH, or "
+                    "use generate()"
+                )
+            self._template = ChatTemplate(source, self._need_tokenizer())
+        return self._template
+
+
+class _Child:
+    """One sequence on its way: tokens and text so far."""
+
+    def __init__(self, request: Request, index: int, text: TextStream | None) -> None:
+        self.request = request
+        self.index = index
+        self._text = text
+        self._pieces: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+        self._cached_tokens = 0
+        self._finish: FinishReason | None = None
+        self._stop_reason: str | int | None = None
+        self._error = ""
+
+    def take(self, output: SequenceOutput) -> bool:
+        """One output; True when the sequence is done."""
+        self._prompt_logprobs = output.prompt_logprobs or self._prompt_logprobs
+        self._cached_tokens = max(self._cached_tokens, output.cached_tokens)
+        if self._text is None:
+            self._token_ids += output.token_ids
+            self._logprobs += output.logprobs or ()
+            self._finish, self._stop_reason = output.finish, output.stop_reason
+            self._error = output.error
+        else:
+            delta = self._text.feed(output)
+            self._pieces.append(delta.text)
+            self._token_ids += delta.token_ids
+            self._logprobs += delta.logprobs or ()
+            self._finish, self._stop_reason = delta.finish, delta.stop_reason
+            self._error = delta.error
+        return self._finish is not None
+
+    def completion(self) -> Completion:
+        """What came of it."""
+        return Completion(
+            prompt_ids=self.request.prompt_ids,
+            index=self.index,
+            text="".join(self._pieces),
+            token_ids=tuple(self._token_ids),
+            finish_reason=str(self._finish),
+            stop_reason=self._stop_reason,
+            error=self._error,
+            logprobs=None if self.request.sampling.logprobs is None else tuple(self._logprobs),
+            prompt_logprobs=self._prompt_logprobs,
+            cached_tokens=self._cached_tokens,
+        )
+
+
+def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]  # one prompt, as text or as ids
+    return list(prompts)  # type: ignore[arg-type]  # then it is many
+
+
+def _offline(settings: LaunchSettings) -> LaunchSettings:
+    """Nobody waits in a queue here: no limit, no timeout."""
+    scheduler = replace(settings.scheduler, max_waiting=_EVERYTHING, queue_timeout_s=0.0)
+    return replace(settings, scheduler=scheduler)
+
+
+def _in_process(plan: LaunchPlan) -> LaunchPlan:
+    """One rank that needs no environment of its own runs here and saves the hop."""
+    if plan.topology.processes == 1 and not any(plan.worker_env):
+        return replace(plan, topology=replace(plan.topology, placement="inline"))
+    return plan
+
+
+def _tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
+    has_one = checkpoint.tokenizer_file is not None or "tokenizer.ggml.tokens" in (
+        checkpoint.metadata
+    )
+    return load_tokenizer(checkpoint) if has_one else None
