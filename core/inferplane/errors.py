@@ -5,6 +5,7 @@ InferplaneError
 │   ├── RegistrationError    a plugin offered something the registry refuses
 │   ├── UnknownNameError     a name nobody registered
 │   ├── DeviceUnavailableError   the requested device cannot be used; the message is its own reason
+│   ├── AddressError         the address to listen on is taken, or not ours
 │   ├── CapacityError        it does not fit the memory there is
 │   ├── DiskSpaceError       the disk has no room for it
 │   └── ModelError           the model's files are missing, damaged or inconsistent
@@ -17,6 +18,7 @@ InferplaneError
 from __future__ import annotations
 
 __all__ = [
+    "AddressError",
     "CapacityError",
     "ConfigError",
     "DeviceError",
@@ -56,6 +58,12 @@ class DeviceUnavailableError(ConfigError):
     """The requested device cannot be used; the message is the plugin's own reason."""
 
     exit_code = 3
+
+
+class AddressError(ConfigError):
+    """The address to listen on is taken, or not this machine's."""
+
+    exit_code = 5
 
 
 class CapacityError(ConfigError):

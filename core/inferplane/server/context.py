@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from hashlib import sha256
 
 from inferplane.config import ServeSettings
+from inferplane.engine.client import EngineClient
 from inferplane.engine.messages import EngineInfo
 from inferplane.errors import EngineError, InferplaneError
 from inferplane.server.auth import KeyRing, new_secret
-from inferplane.server.engine_link import EngineLink
 from inferplane.server.errors import ApiError, Problem
 from inferplane.server.lifecycle import Lifecycle
 from inferplane.server.limits import Limits
@@ -65,7 +65,7 @@ class ServerContext:
     """Settings, the engine, and what was measured."""
 
     def __init__(
-        self, settings: ServeSettings, engine: EngineLink, limits: Limits | None = None
+        self, settings: ServeSettings, engine: EngineClient, limits: Limits | None = None
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -95,6 +95,12 @@ class ServerContext:
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
             return None
         return task.result()
+
+    def raise_load_failure(self) -> None:
+        """Raise what loading the front-end part raised, if it did."""
+        task = self._model
+        if task is not None and task.done() and not task.cancelled():
+            task.result()
 
     async def serving(self) -> Serving:
         """Model and engine, waiting for them up to `load_wait_s`.

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from inferplane.engine.messages import SequenceOutput, TokenLogprobs
+from inferplane.engine.streams import GenerationStream
 from inferplane.request import FinishReason
 from inferplane.sampling_params import SamplingParams
 from inferplane.server.auth import Caller, cache_domain
 from inferplane.server.context import ServerContext, Serving
-from inferplane.server.engine_link import OutputStream
 from inferplane.server.errors import CODES, ApiError
 from inferplane.server.prompts import Prompt
 from inferplane.tokenization.text_stream import TextDelta, TextStream
@@ -68,7 +68,7 @@ class Generation:
     serving: Serving
     order: Order
     choices: list[Choice] = field(default_factory=list)
-    _streams: list[OutputStream] = field(default_factory=list)
+    _streams: list[GenerationStream] = field(default_factory=list)
     _counted: bool = False
 
     async def admit(self) -> None:
@@ -94,7 +94,7 @@ class Generation:
             raise
         self._note_order()
 
-    async def _submit(self, number: int, prompt: Prompt) -> OutputStream:
+    async def _submit(self, number: int, prompt: Prompt) -> GenerationStream:
         order = self.order
         suffix = f"-{number}" if len(order.prompts) > 1 else ""
         return await self.context.engine.submit(
@@ -199,7 +199,7 @@ _FAILURES = {
 
 
 async def _merged(
-    streams: Sequence[OutputStream],
+    streams: Sequence[GenerationStream],
 ) -> AsyncIterator[tuple[int, int, SequenceOutput]]:
     """(stream, child, output) of all streams as they come; one stream needs no queue."""
     if len(streams) == 1:
@@ -228,7 +228,7 @@ _Event: TypeAlias = tuple[int, int, SequenceOutput] | Exception | None
 """None = one stream has ended."""
 
 
-async def _pump(number: int, stream: OutputStream, queue: asyncio.Queue[_Event]) -> None:
+async def _pump(number: int, stream: GenerationStream, queue: asyncio.Queue[_Event]) -> None:
     try:
         async for index, output in stream:
             await queue.put((number, index, output))
