@@ -56,6 +56,8 @@ class PrefillTuning:
     tile: int
     warps: int
     stages: int
+    whole_from: int
+    """Tokens of a prompt without context from which torch's own attention is faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,11 @@ def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
 def prefill_tuning(found: Target, head_dim: int, itemsize: int) -> PrefillTuning:
     """128 query rows where two stages of keys and values fit beside them, else 64."""
     if found.backend == "interpreter":
-        return PrefillTuning(16, 16, 4, 1)
+        return PrefillTuning(16, 16, 4, 1, 32)
     wide = itemsize > 2 or head_dim > 128 or found.shared_bytes < 160 * 1024
     if wide:
-        return PrefillTuning(64, 32, 4, 1 if itemsize > 2 else 2)
-    return PrefillTuning(128, 64, 8, 3)
+        return PrefillTuning(64, 32, 4, 1 if itemsize > 2 else 2, 1024)
+    return PrefillTuning(128, 64, 8, 3, 1024)
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from inferplane.interfaces import (
 )
 from inferplane.shapes import pad
 from inferplane_triton.attention import work
+from inferplane_triton.attention.whole import attend_whole
 from inferplane_triton.device.cache import write_slots
 from inferplane_triton.device.decode import decode_items
 from inferplane_triton.device.prefill import prefill_tiles
@@ -46,6 +47,8 @@ class StepPlan:
     """Token row where the sequences of the tile kernel begin."""
     idle_rows: bool
     """Some token rows may belong to no sequence."""
+    whole: tuple[tuple[int, int], ...] = ()
+    """Token rows of long prompts without context."""
 
 
 class PagedAttention(AttentionBackend):
@@ -68,6 +71,8 @@ class PagedAttention(AttentionBackend):
         self._tile_rows = max(self._prefill.rows, _power_of_two(self._group))
         self._tile_tokens = self._tile_rows // self._group
         self._upcast = found.backend == "interpreter" and spec.dtype == "bfloat16"
+        ruled = spec.window is not None or spec.softcap is not None or spec.sinks
+        self._plain = not ruled and spec.head_dim == spec.head_dim_v
         self._scratch = _Scratch(spec, torch.device(device.torch_device))
 
     @classmethod
@@ -113,9 +118,14 @@ class PagedAttention(AttentionBackend):
                 items = _filled(items, num_decodes + self._piece_slots)
             arrays["items"], num_items = items, len(items)
         first_row = int(batch.query_start[num_decodes])
+        whole: tuple[tuple[int, int], ...] = ()
         if num_decodes < num_seqs:
+            if bucket is None and self._plain:
+                whole = work.whole_prompts(
+                    batch.query_start, batch.seq_lens, num_decodes, self._prefill.whole_from
+                )
             tiles = work.prefill_tiles(
-                batch.query_start, batch.seq_lens, num_decodes, self._tile_tokens
+                batch.query_start, batch.seq_lens, num_decodes, self._tile_tokens, whole
             )
             if bucket is not None:
                 most = bucket.num_tokens // self._tile_tokens + bucket.num_seqs
@@ -123,7 +133,8 @@ class PagedAttention(AttentionBackend):
             arrays["tiles"], num_tiles = tiles, len(tiles)
             arrays["slots"] = batch.slots[self._spec.group][first_row:]
         idle = bucket is not None and num_tiles > 0
-        return AttentionMeta(StepPlan(num_decodes, num_items, num_tiles, first_row, idle), arrays)
+        plan = StepPlan(num_decodes, num_items, num_tiles, first_row, idle, whole)
+        return AttentionMeta(plan, arrays)
 
     def forward(
         self,
@@ -144,9 +155,11 @@ class PagedAttention(AttentionBackend):
         k, v = (None if x is None else _dense(x) for x in (k, v))
         if plan.num_items:
             self._run_decode(plan, meta, (q, k, v), handle, out, sinks)
+        if "slots" in meta.arrays and k is not None and v is not None:
+            self._write(plan, meta, k, v, handle)
+        if plan.whole:
+            self._run_whole(plan, meta, (q, k, v), handle, out)
         if plan.num_tiles:
-            if k is not None and v is not None:
-                self._write(plan, meta, k, v, handle)
             self._run_prefill(plan, meta, q, handle, out, sinks)
         return out
 
@@ -197,6 +210,24 @@ class PagedAttention(AttentionBackend):
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
             num_warps=tuning.warps, num_stages=tuning.stages,
         )  # fmt: skip
+
+    def _run_whole(
+        self,
+        plan: StepPlan,
+        meta: AttentionMeta,
+        new: tuple[Tensor, Tensor | None, Tensor | None],
+        kv: PagedKV,
+        out: Tensor,
+    ) -> None:
+        first = plan.first_row
+        q, k, v = new
+        if k is None or v is None:  # another layer wrote them
+            k, v = kv.read(meta.arrays["slots"])
+        else:
+            k, v = k[first:], v[first:]
+        for begin, end in plan.whole:
+            span = begin - first, end - first
+            attend_whole(q[first:], k, v, span, self._spec.scale, out[first:])
 
     def _write(
         self,

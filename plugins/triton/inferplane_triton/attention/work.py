@@ -6,7 +6,7 @@ import numpy as np
 
 from inferplane.interfaces import Array
 
-__all__ = ["decode_items", "prefill_tiles"]
+__all__ = ["decode_items", "prefill_tiles", "whole_prompts"]
 
 
 def decode_items(
@@ -41,15 +41,33 @@ def decode_items(
     return np.ascontiguousarray(items[order])
 
 
-def prefill_tiles(query_start: Array, seq_lens: Array, first_seq: int, tokens: int) -> Array:
+def whole_prompts(
+    query_start: Array, seq_lens: Array, first_seq: int, tokens: int
+) -> tuple[tuple[int, int], ...]:
+    """Token rows (begin, end) of sequences from `first_seq` on, of at least `tokens` new tokens
+    and no cached ones."""
+    lengths = np.diff(query_start)[first_seq:]
+    fresh = (lengths >= tokens) & (lengths == seq_lens[first_seq:])
+    rows = np.flatnonzero(fresh) + first_seq
+    return tuple((int(query_start[row]), int(query_start[row + 1])) for row in rows)
+
+
+def prefill_tiles(
+    query_start: Array,
+    seq_lens: Array,
+    first_seq: int,
+    tokens: int,
+    without: tuple[tuple[int, int], ...] = (),
+) -> Array:
     """i32[N,4]: (sequence, first token row, tokens, position of the first), dearest first.
 
-    Sequences from `first_seq` on, `tokens` of each at a time.
+    Sequences from `first_seq` on, `tokens` of each at a time; none for the rows in `without`.
     """
     begin = query_start[first_seq:-1].astype(np.int64)
     length = query_start[first_seq + 1 :].astype(np.int64) - begin
     context = seq_lens[first_seq:].astype(np.int64) - length
     count = -(-length // tokens)
+    count[np.isin(begin, [rows[0] for rows in without]) & (length > 0)] = 0
     seq = np.repeat(np.arange(len(length)), count)
     index = np.arange(len(seq)) - (np.cumsum(count) - count)[seq]
     offset = index * tokens

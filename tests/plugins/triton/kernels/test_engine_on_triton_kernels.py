@@ -87,9 +87,9 @@ def tokens_of(folder: Path, site: Path, name: str, labels: tuple[str, ...]) -> l
     assert ("attention" in executor.stats().fallbacks) == (not labels)
     engine = Engine(executor, kv, plan, make_shapes(plan), time.monotonic, b"root")
     found: dict[str, list[int]] = {}
-    for number, length in enumerate((1, 40, 17, 5, 60, 9)):
+    for number, length in enumerate((1, 40, 17, 5, 9)):
         ids = tuple((7 * number + 13 * place) % 290 for place in range(length))
-        params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True, seed=0)
+        params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True, seed=0)
         engine.add(Request(request_id=str(number), prompt_ids=ids, sampling=params))
         found[str(number)] = []
     while engine.busy:
@@ -111,4 +111,4 @@ def test_tokens_are_those_of_the_reference(
     (tmp_path / "config.json").write_text(json.dumps(QWEN))
     fast = tokens_of(tmp_path, tmp_path, "triton_device", ("triton",))
     assert fast == tokens_of(tmp_path, tmp_path, "reference_device", ())
-    assert all(len(tokens) == 6 for tokens in fast)
+    assert all(len(tokens) == 4 for tokens in fast)
