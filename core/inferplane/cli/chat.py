@@ -28,9 +28,7 @@ def chat(
     *,
     once: Annotated[str | None, Parameter(help="Ask this, print the answer, leave.")] = None,
     system: Annotated[str, Parameter(help="System text that leads the conversation.")] = "",
-    temperature: float | None = None,
-    top_p: float | None = None,
-    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
 ) -> int:
     """Talk to a model in the terminal.
 
@@ -38,9 +36,7 @@ def chat(
     INFERPLANE_API_KEY. Without a terminal each line of standard input is one question.
     """
     resolved = resolve_given(given)
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    conversation = Conversation(system)
-    return asyncio.run(_chat(resolved, conversation, sampling, once))
+    return asyncio.run(_chat(resolved, Conversation(system), sampling or Sampling(), once))
 
 
 async def open_model(resolved: Resolved) -> TextModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,6 +18,9 @@ from inferplane.settings import Resolved
 
 __all__ = ["generate"]
 
+_MAX_TOKENS = 128
+"""A text without a chat template seldom ends by itself."""
+
 
 @with_settings(ModelSettings, model_first=False)
 def generate(
@@ -25,23 +29,21 @@ def generate(
         str | None, Parameter(help="The text; '-' or none reads it from stdin.")
     ] = None,
     *,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    max_tokens: Annotated[int, Parameter(help="Most tokens to print.")] = 128,
-    stop: Annotated[list[str] | None, Parameter(help="End before this text; may repeat.")] = None,
+    sampling: Sampling | None = None,
 ) -> int:
     """Continue one text and print what follows; no chat template is applied.
 
-    --model is one to load here, or the URL of a server.
+    --model is one to load here, or the URL of a server. At most 128 tokens unless --max-tokens says
+    otherwise.
     """
     resolved = resolve_given(given)
     text = sys.stdin.read() if prompt in (None, "-") else prompt
     if not text:
         raise ConfigError("the prompt is empty: give a text, or pipe one in")
-    sampling = Sampling(
-        temperature=temperature, top_p=top_p, max_tokens=max_tokens, stop=tuple(stop or ())
-    )
-    asyncio.run(_generate(resolved, text, sampling))
+    asked = sampling or Sampling()
+    if asked.max_tokens is None:
+        asked = replace(asked, max_tokens=_MAX_TOKENS)
+    asyncio.run(_generate(resolved, text, asked))
     return 0
 
 

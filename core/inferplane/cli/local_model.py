@@ -5,65 +5,70 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Sequence
 
-from inferplane.checkpoint import Checkpoint, open_checkpoint
 from inferplane.cli.serve import fetch_model
 from inferplane.cli.startup import show_startup
 from inferplane.cli.text_model import Message, Sampling
-from inferplane.config import ModelSettings, launch_settings
+from inferplane.config import ModelSettings, ServeSettings, launch_settings
 from inferplane.engine.client import EngineClient
 from inferplane.errors import EngineError, ModelError
-from inferplane.model_config import read_model_config
 from inferplane.request import FinishReason
 from inferplane.sampling_params import SamplingParams
-from inferplane.tokenization.chat_template import ChatTemplate
+from inferplane.server.served_model import ServedModel, load_served_model
 from inferplane.tokenization.text_stream import TextStream
-from inferplane.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["LocalModel"]
-
-_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class LocalModel:
     """Loads with `start`; see TextModel for the rest."""
 
-    def __init__(
-        self, name: str, client: EngineClient, checkpoint: Checkpoint, settings: ModelSettings
-    ) -> None:
+    def __init__(self, name: str, client: EngineClient, served: ServedModel) -> None:
         self.name = name
         self._client = client
-        self._checkpoint = checkpoint
-        self._settings = settings
-        self._tokenizer: Tokenizer = load_tokenizer(checkpoint)
-        self._eos_ids = read_model_config(checkpoint).eos_ids or self._tokenizer.eos_ids
-        self._template: ChatTemplate | None = None
+        self._served = served
 
     @classmethod
     async def start(cls, settings: ModelSettings) -> LocalModel:
         """Fetch if needed, plan, load, warm up; progress on stderr. Raises InferplaneError."""
-        path = fetch_model(settings)
-        client = EngineClient.launch(launch_settings(settings, path))
+        launch = launch_settings(settings, fetch_model(settings))
+        client = EngineClient.launch(launch)
         await client.start()
         try:
-            model = cls(settings.model, client, open_checkpoint(path), settings)
+            served = load_served_model(
+                ServeSettings(
+                    launch=launch,
+                    model_source=settings.model,
+                    chat_template=settings.chat_template,
+                    generation_config=settings.generation_config,
+                )
+            )
             await show_startup(client, sys.stderr)
         except BaseException:
             await client.close()
             raise
-        return model
+        return cls(settings.model, client, served)
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[str]:
         """See TextModel."""
-        prompt = self._chat_template().render(messages)
-        async for text in self.complete(prompt, sampling):
+        if self._served.template is None:
+            raise ModelError(
+                f"model {self.name!r} has no chat template: give one with --chat-template FILE, or "
+                "use 'inferplane generate'"
+            )
+        prompt = self._served.template.render(messages)
+        async for text in self._run(self._served.tokenizer.encode(prompt), sampling):
             yield text
 
     async def complete(self, prompt: str, sampling: Sampling) -> AsyncIterator[str]:
         """See TextModel."""
-        prompt_ids = self._tokenizer.encode(prompt)
+        prompt_ids = self._served.tokenizer.encode(prompt, add_special_tokens=True)
+        async for text in self._run(prompt_ids, sampling):
+            yield text
+
+    async def _run(self, prompt_ids: list[int], sampling: Sampling) -> AsyncIterator[str]:
         params = self._params(sampling)
-        text_stream = TextStream(self._tokenizer, params, prompt_ids)
-        stream = await self._client.submit(prompt_ids, params, eos_ids=self._eos_ids)
+        text_stream = TextStream(self._served.tokenizer, params, prompt_ids)
+        stream = await self._client.submit(prompt_ids, params, eos_ids=self._served.eos_ids)
         try:
             async for index, output in stream:
                 delta = text_stream.feed(output)
@@ -80,26 +85,9 @@ class LocalModel:
 
     async def close(self) -> None:
         """See TextModel."""
-        if self._template is not None:
-            self._template.close()
+        self._served.close()
         await self._client.close()
 
     def _params(self, sampling: Sampling) -> SamplingParams:
-        defaults = {}
-        if self._settings.generation_config == "model":
-            stated = self._checkpoint.generation_config
-            defaults = {name: stated[name] for name in _SAMPLING_DEFAULTS if name in stated}
-        asked = {**defaults, **sampling.given(), "stop": sampling.stop}
+        asked = {**self._served.defaults, **sampling.given(), "stop": sampling.stop}
         return SamplingParams(**asked)  # type: ignore[arg-type]
-
-    def _chat_template(self) -> ChatTemplate:
-        if self._template is None:
-            file = self._settings.chat_template
-            source = file.read_text(encoding="utf-8") if file else self._checkpoint.chat_template
-            if source is None:
-                raise ModelError(
-                    f"model {self.name!r} has no chat template: give one with --chat-template "
-                    "FILE, or use 'inferplane generate'"
-                )
-            self._template = ChatTemplate(source, self._tokenizer)
-        return self._template
