@@ -6,7 +6,6 @@ Knows nothing of queues, budgets or time.
 from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass
 
 from inferplane.errors import ConfigError
 from inferplane.interfaces import KVGroup
@@ -16,37 +15,14 @@ from inferplane.scheduling.block_table import (
     first_block_in_window,
     worst_case_blocks,
 )
-from inferplane.scheduling.cache_events import (
-    AllCleared,
-    BlocksRemoved,
-    BlocksStored,
-    CacheEvent,
-    EventLog,
-)
-from inferplane.scheduling.hits import Hit, longest_hit
-from inferplane.scheduling.prefix_cache import Digest, DigestChain, PrefixIndex, sha256
+from inferplane.scheduling.cache_events import CacheEvent
+from inferplane.scheduling.hits import Hit
+from inferplane.scheduling.prefix_cache import CacheOptions, PrefixCache
 from inferplane.scheduling.sequence import Sequence
 
 __all__ = ["BlockManager", "CacheOptions"]
 
 _NEVER = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
-    """How the prefix cache behaves; the defaults are those of a server."""
-
-    adopt_pending: bool = True
-    """Later plans may use blocks that a step in flight still fills."""
-    adopt_in_step: bool = False
-    """The same plan may, too: the back-end writes all K/V of a step before it reads any."""
-    drop_last_hit: bool = False
-    """A draft head needs the hidden state before the first new token."""
-    event_limit: int = 0
-    """Most cache events kept for a listener; 0 = none are made."""
-    paranoid: bool = False
-    """Check the content behind each digest; for tests, it remembers every content."""
-    digest: Digest = sha256
 
 
 class BlockManager:
@@ -62,7 +38,7 @@ class BlockManager:
         hash_root: bytes,
         prefer_low_ids: bool = False,
         in_flight_tokens: int = 2048,
-        options: CacheOptions = CacheOptions(),
+        options: CacheOptions | None = None,
     ) -> None:
         """`num_blocks` includes scratch block 0; `in_flight_tokens` = most tokens of one step.
 
@@ -77,17 +53,13 @@ class BlockManager:
         self.groups = tuple(groups)
         self.caching = caching
         self.in_flight_tokens = in_flight_tokens
-        self.options = options
-        self.step = 0
-        """The step being planned."""
         self.copied: list[tuple[int, int]] = []
         """(source, target) blocks to copy before the next step that runs."""
-        self.index = PrefixIndex(num_blocks, options.adopt_pending, options.adopt_in_step)
-        self.pool = BlockPool(num_blocks, self.index, prefer_low_ids, self._evicted)
-        self._chain = DigestChain(hash_root, block_size, options.digest, options.paranoid)
-        self._suffixes = [group.to_bytes(4, "little") for group in range(len(groups))]
+        self.cache = PrefixCache(
+            num_blocks, block_size, groups, hash_root, options or CacheOptions()
+        )
+        self.pool = BlockPool(num_blocks, self.cache.index, prefer_low_ids, self.cache.evicted)
         self._windows = [(g, s.window) for g, s in enumerate(groups) if s.window is not None]
-        self._events = EventLog(options.event_limit) if options.event_limit else None
         self._promised = 0
 
     # ── what there is ──
@@ -113,34 +85,19 @@ class BlockManager:
 
     def take_events(self) -> list[CacheEvent]:
         """Cache events since the last call."""
-        return self._events.take() if self._events else []
+        return self.cache.take_events()
 
     def worst_case(self, num_tokens: int) -> int:
         """Most blocks that a sequence of so many positions holds at once."""
         return worst_case_blocks(num_tokens, self.groups, self.block_size, self.in_flight_tokens)
 
-    # ── finding ──
+    # ── holding ──
 
     def lookup(self, sequence: Sequence) -> Hit:
         """The longest cached prefix; at least the last token is left to compute."""
-        limit = (len(sequence.token_ids) - 1) // self.block_size if self.caching else 0
-        if limit <= 0:
+        if not self.caching:
             return Hit(tuple([] for _ in self.groups), 0)
-        digests = self._chain.extend(sequence, limit)
-        contents = sequence.contents
-        find, step, adopts, suffixes = self.index.find, self.step, sequence.adopts, self._suffixes
-
-        def find_block(group: int, i: int) -> int:
-            content = contents[i] if contents else -1
-            return find(digests[i] + suffixes[group], step, adopts, content)
-
-        hit = longest_hit(find_block, self.groups, limit, self.block_size)
-        if self.options.drop_last_hit and hit.tokens:
-            length = hit.tokens // self.block_size - 1
-            hit = longest_hit(find_block, self.groups, length, self.block_size)
-        return hit
-
-    # ── holding ──
+        return self.cache.find(sequence)
 
     def shortage(
         self,
@@ -205,10 +162,12 @@ class BlockManager:
         new = tuple([pop() for _ in range(count)] for _ in self.groups)
         for table, blocks in zip(sequence.tables, new, strict=True):
             table.extend(blocks)
+        if hit is not None and hit.source and hit.source != new[0][0]:
+            self.copied.append((hit.source, new[0][0]))
         self._own(sequence, count * len(self.groups))
         sequence.room = len(sequence.tables[0]) * self.block_size
         if self.caching:
-            self._register(sequence, sequence.computed + num_tokens)
+            self.cache.register(sequence, sequence.computed + num_tokens)
         return new
 
     def grow(self, sequence: Sequence) -> bool:
@@ -228,10 +187,12 @@ class BlockManager:
         sequence.proven = num_tokens
         if sequence.adopted:
             for block in sequence.adopted:
-                self.index.pending.pop(block, None)
+                self.cache.index.pending.pop(block, None)
             sequence.adopted.clear()
         if num_tokens >= sequence.next_full:
-            self._publish(sequence, num_tokens // self.block_size)
+            full = num_tokens // self.block_size
+            self.cache.publish(sequence, full)
+            _watch(sequence, (full + 1) * self.block_size)
 
     def free(self, sequence: Sequence, fence: bool = False) -> None:
         """Release everything it holds, the tail first; behind a fence if somebody outside the
@@ -257,7 +218,7 @@ class BlockManager:
 
         Whoever adopted one of them stands on sand and must be rolled back by the caller.
         """
-        pending = self.index.pending
+        pending = self.cache.index.pending
         bad = [block for block, (producer, _) in pending.items() if producer is sequence]
         bad += [block for block in sequence.adopted if block in pending and block not in bad]
         for block in bad:
@@ -269,16 +230,14 @@ class BlockManager:
         if len(self.pool.free) != self.pool.usable:
             return False
         self.pool.clear()
-        if self._events:
-            self._events.add(AllCleared())
+        self.cache.cleared()
         return True
 
     def replaced(self) -> None:
         """The device came back with an empty KV cache; every sequence was freed before."""
         self.pool.replaced()
+        self.cache.cleared()
         self.copied.clear()
-        if self._events:
-            self._events.add(AllCleared())
 
     def release_outside_window(self, sequence: Sequence, computed: int) -> None:
         """Free blocks that no token from position `computed` on reads, the later one first."""
@@ -309,7 +268,7 @@ class BlockManager:
         sequence.owned += change
 
     def _adopt(self, sequence: Sequence, hit: Hit) -> None:
-        pending = self.index.pending
+        pending = self.cache.index.pending
         kept = 0
         for group, blocks in enumerate(hit.blocks):
             for block in blocks:
@@ -328,62 +287,6 @@ class BlockManager:
             _watch(sequence, 0 if sequence.adopted else (count + 1) * self.block_size)
         sequence.computed = hit.tokens
         sequence.proven = hit.tokens
-
-    def _register(self, sequence: Sequence, num_tokens: int) -> None:
-        """Mark blocks pending that the planned positions fill with known tokens."""
-        full = min(num_tokens, len(sequence.token_ids)) // self.block_size
-        first = sequence.registered
-        if full <= first:
-            return
-        self._chain.extend(sequence, full)
-        for index in range(first, full):
-            self._enter(sequence, index, pending=True)
-        sequence.registered = full
-
-    def _publish(self, sequence: Sequence, full: int) -> None:
-        first = sequence.published
-        self._chain.extend(sequence, full)
-        for index in range(first, full):
-            self._enter(sequence, index, pending=False)
-        sequence.published = full
-        sequence.registered = max(full, sequence.registered)
-        _watch(sequence, (full + 1) * self.block_size)
-        if self._events and full > first:
-            self._announce(sequence, first, full)
-
-    def _enter(self, sequence: Sequence, index: int, pending: bool) -> None:
-        """Let every group's block `index` be found."""
-        content = sequence.contents[index] if sequence.contents else -1
-        digest, cache = sequence.digests[index], self.index
-        for table, suffix in zip(sequence.tables, self._suffixes, strict=True):
-            block = table[index]
-            if not block:
-                continue
-            if cache.keys[block] is None:
-                cache.add(block, digest + suffix, content)
-                if pending:
-                    cache.pending[block] = (sequence, self.step)
-            elif not pending:
-                cache.pending.pop(block, None)
-
-    def _announce(self, sequence: Sequence, first: int, full: int) -> None:
-        assert self._events is not None
-        size = self.block_size
-        for group in range(len(self.groups)):
-            self._events.add(
-                BlocksStored(
-                    digests=tuple(sequence.digests[first:full]),
-                    parent=sequence.digests[first - 1] if first else None,
-                    token_ids=tuple(sequence.token_ids[first * size : full * size]),
-                    block_size=size,
-                    group=group,
-                    adapter=sequence.adapter,
-                )
-            )
-
-    def _evicted(self, key: bytes) -> None:
-        if self._events:
-            self._events.add(BlocksRemoved((key[:-4],), int.from_bytes(key[-4:], "little")))
 
 
 def _watch(sequence: Sequence, next_full: int) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from inferplane.scheduling.free_list import FreeList, LowIdFreeList
-from inferplane.scheduling.prefix_cache import PrefixIndex
+from inferplane.scheduling.prefix_index import PrefixIndex
 
 __all__ = ["BlockPool"]
 

@@ -187,7 +187,7 @@ class Outcome:
         the request ends.
         """
         sequence = entry.sequence
-        on_sand = [b for b in sequence.adopted if b in self.state.blocks.index.pending]
+        on_sand = [b for b in sequence.adopted if b in self.state.blocks.cache.index.pending]
         self._roll_back_adopters(sequence)
         if entry.run < sequence.valid_from:
             return None
@@ -211,13 +211,13 @@ class Outcome:
                     continue
                 if not bad.isdisjoint(sequence.adopted):
                     suspects.append(sequence)
-        for sequence in self.state.running:
+        for sequence in reversed(self.state.running):
             if sequence.state is SequenceState.RUNNING and sequence is not failed:
                 self._check_ground(sequence)
 
     def _check_ground(self, sequence: Sequence) -> None:
         """Compute again what stands on a block that was unpublished before it was proven."""
-        index = self.state.blocks.index
+        index = self.state.blocks.cache.index
         if any(index.keys[block] is None for block in sequence.adopted):
             self._roll_back(sequence)
 

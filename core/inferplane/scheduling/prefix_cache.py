@@ -1,184 +1,169 @@
-"""Which full block holds which prefix: a SHA-256 chain, and the table from its digests to blocks.
-
-Knows nothing of reference counts or free lists.
-"""
+"""Finding cached prefixes, and publishing what sequences compute; knows nothing of free lists."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from struct import Struct
-from typing import TypeAlias
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
 
+from inferplane.errors import ConfigError
+from inferplane.interfaces import KVGroup
+from inferplane.scheduling.cache_events import (
+    AllCleared,
+    BlocksRemoved,
+    BlocksStored,
+    CacheEvent,
+    EventLog,
+)
+from inferplane.scheduling.digest_chain import Digest, DigestChain, sha256
+from inferplane.scheduling.hits import Hit, longest_hit
+from inferplane.scheduling.partial_hits import PartialIndex
+from inferplane.scheduling.prefix_index import PrefixIndex
 from inferplane.scheduling.sequence import Sequence
 
-__all__ = ["Digest", "DigestChain", "PrefixIndex", "extra_keys", "sha256"]
-
-Digest: TypeAlias = Callable[[bytes], bytes]
+__all__ = ["CacheOptions", "PrefixCache"]
 
 
-def sha256(data: bytes) -> bytes:
-    """The digest in use; tests pass a weaker one to provoke collisions."""
-    return hashlib.sha256(data).digest()
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """How the prefix cache behaves; the defaults are those of a server."""
+
+    adopt_pending: bool = True
+    """Later plans may use blocks that a step in flight still fills."""
+    adopt_in_step: bool = False
+    """The same plan may, too: the back-end writes all K/V of a step before it reads any."""
+    drop_last_hit: bool = False
+    """A draft head needs the hidden state before the first new token."""
+    event_limit: int = 0
+    """Most cache events kept for a listener; 0 = none are made."""
+    match_unit: int = 0
+    """Hits may end inside a block at multiples of it, whose beginning is then copied; 0 = never."""
+    paranoid: bool = False
+    """Check the content behind each digest; for tests, it remembers every content."""
+    digest: Digest = sha256
 
 
-def extra_keys(sequence: Sequence, start: int, end: int) -> tuple[tuple[str, int | bytes], ...]:
-    """What besides tokens decides the KV of positions [start, end).
+class PrefixCache:
+    """Digest chains of sequences on one side, blocks that hold their content on the other."""
 
-    The adapter; each media item that touches them, with its offset from `start` (negative when it
-    began earlier); the cache domain, in the first block only, since the chain carries it on.
-    """
-    keys: list[tuple[str, int | bytes]] = []
-    if sequence.adapter:
-        keys.append((sequence.adapter, -1))
-    for item in sequence.items:
-        if item.offset < end and item.offset + item.length > start:
-            keys.append((item.content_id, item.offset - start))
-    if start == 0 and sequence.request.cache_domain:
-        keys.append(("", sequence.request.cache_domain))
-    return tuple(keys)
-
-
-def _encode(keys: tuple[tuple[str, int | bytes], ...]) -> bytes:
-    """Keys as bytes; every part carries its length, so that no two lists look alike."""
-    parts = []
-    for name, value in keys:
-        text = name.encode()
-        data = value if isinstance(value, bytes) else b"%d" % value
-        kind = b"b" if isinstance(value, bytes) else b"i"
-        parts.append(b"%s%d:%s%d:%s" % (kind, len(text), text, len(data), data))
-    return b"".join(parts)
-
-
-class DigestChain:
-    """Digest of block i = SHA-256(digest of block i - 1 or root, its tokens, its extra keys)."""
-
-    def __init__(self, root: bytes, block_size: int, digest: Digest, paranoid: bool) -> None:
-        self._root = root
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        groups: ListLike[KVGroup],
+        hash_root: bytes,
+        options: CacheOptions,
+    ) -> None:
+        """Raises ConfigError when `match_unit` does not suit block size or groups."""
+        self.index = PrefixIndex(num_blocks, options.adopt_pending, options.adopt_in_step)
+        self.step = 0
+        """The step being planned."""
         self._block_size = block_size
-        self._digest = digest
-        self._pack = Struct(f"<{block_size}i").pack
-        self._contents: dict[tuple[int, tuple[int, ...], bytes], int] | None = (
-            {} if paranoid else None
-        )
+        self._groups = groups
+        self._drop_last_hit = options.drop_last_hit
+        self._suffixes = [group.to_bytes(4, "little") for group in range(len(groups))]
+        self._chain = DigestChain(hash_root, block_size, options.digest, options.paranoid)
+        self._parts = self._make_parts(options.match_unit)
+        self._events = EventLog(options.event_limit) if options.event_limit else None
 
-    def extend(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
-        """The sequence's digests, at least `num_blocks` of them; its tokens must reach so far."""
-        digests = sequence.digests
-        done = len(digests)
-        if done >= num_blocks:
-            return digests
-        size, pack, digest = self._block_size, self._pack, self._digest
-        token_ids = sequence.token_ids
-        special = bool(sequence.items or sequence.adapter)
-        parent = digests[-1] if digests else self._root
-        for start in range(done * size, num_blocks * size, size):
-            data = parent + pack(*token_ids[start : start + size])
-            if special or not start:
-                data += _encode(extra_keys(sequence, start, start + size))
-            parent = digest(data)
-            digests.append(parent)
-        if self._contents is not None:
-            self._identify(sequence, num_blocks)
-        return digests
+    def find(self, sequence: Sequence) -> Hit:
+        """The longest cached prefix; at least the last token is left to compute."""
+        limit = (len(sequence.token_ids) - 1) // self._block_size
+        if limit <= 0 and self._parts is None:
+            return Hit(tuple([] for _ in self._groups), 0)
+        digests = self._chain.extend(sequence, limit)
+        contents = sequence.contents
+        find, step, adopts, suffixes = self.index.find, self.step, sequence.adopts, self._suffixes
 
-    def _identify(self, sequence: Sequence, num_blocks: int) -> None:
-        """Number each distinct chain by its true content, to check hits against."""
-        assert self._contents is not None
-        size = self._block_size
-        for i in range(len(sequence.contents), num_blocks):
-            parent = sequence.contents[-1] if sequence.contents else -1
-            tokens = tuple(sequence.token_ids[i * size : (i + 1) * size])
-            keys = _encode(extra_keys(sequence, i * size, (i + 1) * size))
-            number = self._contents.setdefault((parent, tokens, keys), len(self._contents))
-            sequence.contents.append(number)
+        def find_block(group: int, i: int) -> int:
+            content = contents[i] if contents else -1
+            return find(digests[i] + suffixes[group], step, adopts, content)
 
+        hit = longest_hit(find_block, self._groups, limit, self._block_size)
+        if self._drop_last_hit and hit.tokens:
+            length = hit.tokens // self._block_size - 1
+            hit = longest_hit(find_block, self._groups, length, self._block_size)
+        if self._parts is None:
+            return hit
+        most = len(sequence.token_ids) - 1 - hit.tokens
+        source, extra = self._parts.find(sequence, len(hit.blocks[0]), most)
+        return Hit(hit.blocks, hit.tokens + extra, source)
 
-class PrefixIndex:
-    """From (digest, group) to the blocks with that content; several copies are allowed.
+    def register(self, sequence: Sequence, num_tokens: int) -> None:
+        """Mark blocks pending that the planned positions fill with known tokens."""
+        full = min(num_tokens, len(sequence.token_ids)) // self._block_size
+        first = sequence.registered
+        if full <= first:
+            return
+        self._chain.extend(sequence, full)
+        for index in range(first, full):
+            self._enter(sequence, index, pending=True)
+        sequence.registered = full
 
-    A block is *pending* from the plan that will fill it until a sampled row proves it finite. A
-    pending block may be adopted by later plans when `adopt` says so, by its own plan only when the
-    back-end writes all K/V of a step before it reads any (`same_step`).
-    """
+    def publish(self, sequence: Sequence, full: int) -> None:
+        """Its first `full` blocks are proven: let everybody find them."""
+        first = sequence.published
+        self._chain.extend(sequence, full)
+        for index in range(first, full):
+            self._enter(sequence, index, pending=False)
+            if self._parts is not None:
+                self._parts.add(sequence, index, sequence.tables[0][index])
+        sequence.published = full
+        if full > sequence.registered:
+            sequence.registered = full
+        if self._events and full > first:
+            self._announce(self._events, sequence, first, full)
 
-    def __init__(self, num_blocks: int, adopt: bool, same_step: bool) -> None:
-        self.adopt = adopt
-        self.same_step = same_step
-        self.keys: list[bytes | None] = [None] * num_blocks
-        """For each block (digest, group), None = it cannot be looked up."""
-        self.contents: list[int] = [-1] * num_blocks
-        """True content for the check of hits; -1 = not recorded."""
-        self.pending: dict[int, tuple[Sequence, int]] = {}
-        """Block -> its producer and the step that fills it."""
-        self.collisions = 0
-        """Hits refused because the content differed under an equal digest."""
-        self._blocks: dict[bytes, int | dict[int, None]] = {}
+    def evicted(self, key: bytes) -> None:
+        """The last block with this content is gone."""
+        if self._events:
+            self._events.add(BlocksRemoved((key[:-4],), int.from_bytes(key[-4:], "little")))
 
-    def __len__(self) -> int:
-        return len(self._blocks)
+    def cleared(self) -> None:
+        """Everything was forgotten."""
+        if self._parts is not None:
+            self._parts.clear()
+        if self._events:
+            self._events.add(AllCleared())
 
-    def add(self, block: int, key: bytes, content: int = -1) -> None:
-        """Let `key` resolve to the block, or to one more block."""
-        self.keys[block] = key
-        self.contents[block] = content
-        found = self._blocks.get(key)
-        if found is None:
-            self._blocks[key] = block
-        elif isinstance(found, int):
-            self._blocks[key] = {found: None, block: None}
-        else:
-            found[block] = None
+    def take_events(self) -> list[CacheEvent]:
+        """Events since the last call."""
+        return self._events.take() if self._events else []
 
-    def remove(self, block: int) -> bytes | None:
-        """Forget the block; returns its key if no other block has it."""
-        key = self.keys[block]
-        self.pending.pop(block, None)
-        if key is None:
+    def _make_parts(self, unit: int) -> PartialIndex | None:
+        if not unit:
             return None
-        self.keys[block] = None
-        found = self._blocks[key]
-        if isinstance(found, int):
-            del self._blocks[key]
-            return key
-        del found[block]
-        if len(found) == 1:
-            self._blocks[key] = next(iter(found))
-        return None
+        if self._block_size % unit or len(self._groups) > 1 or self._groups[0].window is not None:
+            raise ConfigError(
+                f"match_unit {unit} needs a single KV group without window and a block size "
+                f"({self._block_size}) that is a multiple of it"
+            )
+        return PartialIndex(unit, self._block_size, self._chain, self.index)
 
-    def clear(self) -> None:
-        """Forget every block."""
-        self.keys = [None] * len(self.keys)
-        self.pending.clear()
-        self._blocks.clear()
-
-    def find(self, key: bytes, step: int, adopts: bool = True, content: int = -1) -> int:
-        """The canonical block a plan for `step` may use, 0 = none; proven ones come first."""
-        found = self._blocks.get(key)
-        if found is None:
-            return 0
-        if content < 0 and isinstance(found, int) and found not in self.pending:
-            return found
-        adoptable = 0
-        for block in self._candidates(key):
-            if content >= 0 and self.contents[block] != content:
-                self.collisions += 1
+    def _enter(self, sequence: Sequence, index: int, pending: bool) -> None:
+        """Let every group's block `index` be found."""
+        content = sequence.contents[index] if sequence.contents else -1
+        digest, cache = sequence.digests[index], self.index
+        for table, suffix in zip(sequence.tables, self._suffixes, strict=True):
+            block = table[index]
+            if not block:
                 continue
-            pending = self.pending.get(block)
-            if pending is None:
-                return block
-            filled = pending[1] < step or (self.same_step and pending[1] == step)
-            if self.adopt and adopts and filled and not adoptable:
-                adoptable = block
-        return adoptable
+            if cache.keys[block] is None:
+                cache.add(block, digest + suffix, content)
+                if pending:
+                    cache.pending[block] = (sequence, self.step)
+            elif not pending:
+                cache.pending.pop(block, None)
 
-    def copies(self, key: bytes) -> list[int]:
-        """All blocks with this content, oldest first."""
-        return list(self._candidates(key))
-
-    def _candidates(self, key: bytes) -> Iterator[int]:
-        found = self._blocks.get(key)
-        if isinstance(found, int):
-            yield found
-        elif found is not None:
-            yield from found
+    def _announce(self, events: EventLog, sequence: Sequence, first: int, full: int) -> None:
+        size = self._block_size
+        for group in range(len(self._groups)):
+            events.add(
+                BlocksStored(
+                    digests=tuple(sequence.digests[first:full]),
+                    parent=sequence.digests[first - 1] if first else None,
+                    token_ids=tuple(sequence.token_ids[first * size : full * size]),
+                    block_size=size,
+                    group=group,
+                    adapter=sequence.adapter,
+                )
+            )

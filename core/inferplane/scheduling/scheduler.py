@@ -65,7 +65,7 @@ class Scheduler:
         Raises ConfigError when no step could ever run.
         """
         self.blocks = blocks
-        blocks.index.adopt = blocks.index.adopt and settings.adopt_pending
+        blocks.cache.index.adopt = blocks.cache.index.adopt and settings.adopt_pending
         self._host_bound = host_bound
         self._state = SchedulerState(
             config, settings, limits, shapes, blocks, features or Features()
@@ -139,7 +139,7 @@ class Scheduler:
         """Plan the next step; an empty plan must not be run, and its number is used again."""
         state, blocks = self._state, self.blocks
         plan = StepPlan(state.step + 1)
-        blocks.step = plan.step
+        blocks.cache.step = plan.step
         if now >= state.next_expiry:
             plan.ended = self._expire(now)
         StepPlanner(state, plan).run(now)

@@ -24,7 +24,6 @@ class StepPlanner:
         self.budget = StepBudget(
             limits.max_tokens, limits.max_prefills, state.shapes, state.blocks.block_size
         )
-        self._ended = False
 
     def run(self, now: float) -> None:
         """Fill the plan."""
@@ -115,8 +114,6 @@ class StepPlanner:
             self._advance(sequence)
             if decodes:
                 left = budget.tokens
-            if self._ended:
-                break
         if decodes:
             budget.tokens = left
 
@@ -209,7 +206,6 @@ class StepPlanner:
                 return False
             preempt(self.state, self.plan, self.budget, victim)
             if victim is sequence:
-                self._ended = True
                 return False
         return True
 
@@ -250,7 +246,10 @@ class StepPlanner:
 
     def _hold(self, decodes: bool) -> None:
         """Running sequences of a kind that this step does not run."""
+        placed = {id(entry.sequence) for entry in self.budget.prefills}
         for sequence in self.state.running:
+            if id(sequence) in placed:
+                continue
             if (sequence.computed >= sequence.prefill_end) == decodes:
                 self.plan.left_out.append((sequence, SkipReason.HELD))
 
