@@ -31,14 +31,14 @@ from inferplane.engine.messages import (
 )
 from inferplane.engine.status import EngineStatus
 from inferplane.engine.streams import GenerationStream
-from inferplane.engine.supervisor import Supervisor
+from inferplane.engine.supervisor import Patience, Supervisor
 from inferplane.errors import EngineError, RequestError
 from inferplane.launch import LaunchPlan, LaunchSettings
 from inferplane.planner import run_planner
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
 
-__all__ = ["EngineClient", "EngineStatus", "GenerationStream"]
+__all__ = ["EngineClient", "EngineStatus", "GenerationStream", "Patience"]
 
 _ENGINE_CODES = frozenset(("model_loading", "draining", "engine_restarting", "engine_dead"))
 
@@ -50,9 +50,9 @@ class EngineClient:
     aborts itself.
     """
 
-    def __init__(self, planning: Future[LaunchPlan]) -> None:
+    def __init__(self, planning: Future[LaunchPlan], patience: Patience) -> None:
         """Use `launch` or `with_plan`."""
-        self._supervisor = Supervisor(planning, self._receive, self._lost)
+        self._supervisor = Supervisor(planning, self._receive, self._lost, patience)
         self._streams: dict[str, weakref.ref[GenerationStream]] = {}
         self._admissions: dict[str, asyncio.Future[Rejected | None]] = {}
         self._reports: dict[int, asyncio.Future[EngineStats]] = {}
@@ -65,6 +65,8 @@ class EngineClient:
         """Begin to plan in the background and return at once; `start` does the rest."""
         planning: Future[LaunchPlan] = Future()
 
+        planning.set_running_or_notify_cancel()  # whoever stops waiting cannot cancel it
+
         def plan() -> None:
             try:
                 planning.set_result(run_planner(settings))
@@ -72,14 +74,14 @@ class EngineClient:
                 planning.set_exception(error)
 
         threading.Thread(target=plan, name="planner", daemon=True).start()
-        return cls(planning)
+        return cls(planning, Patience())
 
     @classmethod
-    def with_plan(cls, plan: LaunchPlan) -> EngineClient:
+    def with_plan(cls, plan: LaunchPlan, patience: Patience = Patience()) -> EngineClient:
         """For a plan that was made before."""
         planning: Future[LaunchPlan] = Future()
         planning.set_result(plan)
-        return cls(planning)
+        return cls(planning, patience)
 
     @property
     def status(self) -> EngineStatus:

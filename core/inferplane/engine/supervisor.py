@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from inferplane.config import current_environment
 from inferplane.engine.child import EngineChild
@@ -21,17 +22,23 @@ from inferplane.errors import (
 )
 from inferplane.launch import LaunchPlan
 
-__all__ = ["Supervisor"]
+__all__ = ["Patience", "Supervisor"]
 
 _ERRORS: dict[int, type[InferplaneError]] = {
     error.exit_code: error for error in (ConfigError, DeviceUnavailableError, CapacityError)
 }
 _WATCH_S = 1.0
-STALLED_S = 30.0
-"""A ready engine whose loop has not turned for so long is not ready."""
-HOPELESS_S = 300.0
-"""After this it is killed and replaced."""
 _FAREWELL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the loop of a ready engine may not turn, in seconds."""
+
+    stalled_s: float = 30.0
+    """After this it counts as not ready."""
+    hopeless_s: float = 300.0
+    """After this it is killed and replaced."""
 
 
 class Supervisor:
@@ -42,6 +49,7 @@ class Supervisor:
         planning: Future[LaunchPlan],
         receive: Callable[[FromEngine], None],
         lost: Callable[[str, str], None],
+        patience: Patience,
     ) -> None:
         """`receive` gets what is meant for requests; `lost` hears (code, message) when an engine
         process ended and took its requests with it.
@@ -52,6 +60,7 @@ class Supervisor:
         self.settled = asyncio.Event()
         """Set while it is ready, failed or closed."""
         self.closing = False
+        self.patience = patience
         self.child: EngineChild | None = None
         self._planning = planning
         self._receive = receive
@@ -82,8 +91,8 @@ class Supervisor:
                 status.tick_age_s, status.stalled = 0.0, False
                 continue
             status.tick_age_s = self.child.tick_age_s
-            status.stalled = status.tick_age_s > STALLED_S
-            if status.tick_age_s > HOPELESS_S:
+            status.stalled = status.tick_age_s > self.patience.stalled_s
+            if status.tick_age_s > self.patience.hopeless_s:
                 self.child.kill()
             tell_alive()
 

@@ -1,0 +1,79 @@
+import asyncio
+import json
+import select
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from os import pidfd_open
+from pathlib import Path
+
+import pytest
+
+from inferplane.engine.client import EngineClient, Patience
+from inferplane.launch import LaunchPlan
+
+
+@asynccontextmanager
+async def engine_of(
+    plan: LaunchPlan, patience: Patience = Patience()
+) -> AsyncIterator[EngineClient]:
+    """A real engine process on that plan, ready to take requests."""
+    client = EngineClient.with_plan(plan, patience)
+    await client.start()
+    try:
+        await client.wait_ready()
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+def launch() -> Callable[..., AbstractAsyncContextManager[EngineClient]]:
+    """`async with launch(plan) as client`."""
+    return engine_of
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+    """Await until an asynchronous condition holds."""
+
+    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
+        while not await condition():
+            await asyncio.sleep(0)
+
+    return wait
+
+
+@pytest.fixture
+def wait_gone() -> Callable[[int], None]:
+    """Block until a process, not necessarily our child, has ended."""
+
+    def wait(pid: int) -> None:
+        try:
+            fd = pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll()
+
+    return wait
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A folder with a config.json alone, enough to plan with."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+        "max_position_embeddings": 512,
+        "torch_dtype": "float32",
+        "rms_norm_eps": 1e-5,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
