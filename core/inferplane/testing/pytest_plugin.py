@@ -38,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="load exactly these plugins (entry points or modules); default: all installed",
     )
     group.addoption(
+        "--inferplane-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the device's own; may be repeated",
+    )
+    group.addoption(
         "--inferplane-level",
         metavar="N",
         type=int,
@@ -103,6 +110,12 @@ def inferplane_device(request: pytest.FixtureRequest) -> str:
     return str(name)
 
 
+@pytest.fixture(scope="module")
+def inferplane_options() -> dict[str, str]:
+    """Values for the device's own settings; a plugin's test file may override them."""
+    return {}
+
+
 @pytest.fixture(scope="session")
 def inferplane_kit(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
@@ -115,6 +128,7 @@ def inferplane_kit(
         tmp_path_factory.mktemp("inferplane"),
         named.split(",") if named else None,
         bool(pytestconfig.getoption("--inferplane-quick")),
+        dict(pair.split("=", 1) for pair in pytestconfig.getoption("--inferplane-option")),
     )
     pytestconfig.stash[_STATE] = state
     yield state

@@ -29,9 +29,14 @@ class Conformance:
     """True: it checks parts that a plugin with its own executor does not have."""
 
     @pytest.fixture
-    def subject(self, inferplane_kit: KitState, inferplane_device: str) -> Subject:
+    def subject(
+        self,
+        inferplane_kit: KitState,
+        inferplane_device: str,
+        inferplane_options: dict[str, str],
+    ) -> Subject:
         """The device under test."""
-        return inferplane_kit.subject(inferplane_device)
+        return inferplane_kit.subject(inferplane_device, inferplane_options)
 
     @pytest.fixture
     def parts(

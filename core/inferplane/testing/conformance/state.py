@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,20 +53,29 @@ class Started:
 class KitState:
     """Made once a session by the pytest plugin and closed at its end."""
 
-    def __init__(self, folder: Path, allowed: Sequence[str] | None, quick: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        allowed: Sequence[str] | None,
+        quick: bool,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        """`options`: values for the platforms' own settings, unless a test file gives others."""
         self._folder = folder
         self._allowed = allowed
         self._quick = quick
+        self._options = options or {}
         self._subjects: dict[str, Subject] = {}
         self._imports: dict[str, dict[str, Imported]] = {}
         self._parts: dict[str, Parts] = {}
         self._models: dict[str, Path] = {}
         self._started: dict[tuple[str, str, str], Started] = {}
 
-    def subject(self, device: str) -> Subject:
+    def subject(self, device: str, options: Mapping[str, str] | None = None) -> Subject:
         """The device of that name. Raises ConfigError."""
         if device not in self._subjects:
-            self._subjects[device] = find_subject(device, self._allowed, self._quick)
+            given = {**self._options, **(options or {})}
+            self._subjects[device] = find_subject(device, self._allowed, self._quick, given)
         return self._subjects[device]
 
     def light_modules(self, subject: Subject) -> dict[str, Imported]:

@@ -78,6 +78,8 @@ class Subject:
     """The plugins that were asked for; None = all that are installed."""
     quick: bool = False
     """A tenth of the random samples: for the kit's own tests."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Values for the platform's own settings."""
 
     @cached_property
     def entry(self) -> Entry:
@@ -140,6 +142,7 @@ class Subject:
             max_model_len=256,
             max_num_seqs=8,
             max_batched_tokens=96,
+            options=self.options,
         )
         return replace(base, **settings)  # type: ignore[arg-type]  # names and types are the caller's
 
@@ -153,7 +156,12 @@ class Subject:
         return WorkerContext(plan.config, plan.caps, plan.model, shapes, DiskCache(cache))
 
 
-def find_subject(device: str, allowed: Sequence[str] | None = None, quick: bool = False) -> Subject:
+def find_subject(
+    device: str,
+    allowed: Sequence[str] | None = None,
+    quick: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> Subject:
     """The device of that name. Raises ConfigError saying why there is none, with the traceback."""
     plugins = Plugins(find_plugins(allowed))
     registry = plugins.catalogue["platforms"]
@@ -161,4 +169,5 @@ def find_subject(device: str, allowed: Sequence[str] | None = None, quick: bool 
         known = ", ".join(registry.names()) or "none"
         broken = "".join(f"\n{name}: {p.trace}" for name, p in plugins.failed.items())
         raise ConfigError(f"no plugin offers device {device!r} (known: {known}){broken}")
-    return Subject(device, plugins, None if allowed is None else tuple(allowed), quick)
+    named = None if allowed is None else tuple(allowed)
+    return Subject(device, plugins, named, quick, options or {})

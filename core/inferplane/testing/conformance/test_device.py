@@ -2,11 +2,13 @@
 
 from inferplane.testing.conformance.allocator import AllocatorConformance
 from inferplane.testing.conformance.attention import AttentionConformance
+from inferplane.testing.conformance.executor_kv import ExecutorKVConformance
 from inferplane.testing.conformance.facts import FactsConformance
 from inferplane.testing.conformance.hygiene import HygieneConformance
 from inferplane.testing.conformance.kv import KVStoreConformance
 from inferplane.testing.conformance.ops import OpsConformance
 from inferplane.testing.conformance.quantization import QuantKernelConformance
+from inferplane.testing.conformance.shapes import ShapesConformance
 
 
 class TestHygiene(HygieneConformance):
@@ -35,3 +37,11 @@ class TestKVStore(KVStoreConformance):
 
 class TestAllocator(AllocatorConformance):
     """L3."""
+
+
+class TestExecutorKV(ExecutorKVConformance):
+    """L3."""
+
+
+class TestShapes(ShapesConformance):
+    """L4."""
