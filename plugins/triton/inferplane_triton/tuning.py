@@ -99,10 +99,10 @@ def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
 
 
 def prefill_tuning(found: Target, head_dim: int, itemsize: int) -> PrefillTuning:
-    """128 query rows where two stages of keys and values fit beside them, else 64."""
+    """128 query rows where they fit the registers (they spill on gfx950), else 64."""
     if found.backend == "interpreter":
         return PrefillTuning(16, 16, 4, 1, 32)
-    wide = itemsize > 2 or head_dim > 128 or found.shared_bytes < 160 * 1024
+    wide = itemsize > 2 or head_dim > 128 or found.backend == "hip"
     if wide:
         return PrefillTuning(64, 32, 4, 1 if itemsize > 2 else 2, 1024)
     return PrefillTuning(128, 64, 8, 3, 1024)

@@ -181,8 +181,7 @@ class PagedAttention(AttentionBackend):
             part, stat, arrivals, meta.arrays["items"], tables, q if sinks is None else sinks,
             spec.scale * _LOG2_E, spec.softcap or 0.0, tables.stride(0), q.stride(0),
             0 if k is None else k.stride(0), 0 if v is None else v.stride(0),
-            *kv.k.stride()[:3], *kv.v.stride()[:3],
-            GROUP=self._group, ROWS=max(16, _power_of_two(self._group)),
+            KV_HEADS=spec.num_kv_heads, GROUP=self._group, ROWS=max(16, _power_of_two(self._group)),
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, NEW=k is not None,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
@@ -203,8 +202,7 @@ class PagedAttention(AttentionBackend):
         prefill_tiles[(spec.num_kv_heads, plan.num_tiles)](
             q, kv.k, kv.v, out, meta.arrays["tiles"], tables, q if sinks is None else sinks,
             spec.scale * _LOG2_E, spec.softcap or 0.0, tables.stride(0), q.stride(0),
-            *kv.k.stride()[:3], *kv.v.stride()[:3],
-            GROUP=self._group, ROWS=self._tile_rows,
+            KV_HEADS=spec.num_kv_heads, GROUP=self._group, ROWS=self._tile_rows,
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, WINDOW=spec.window or 0,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
@@ -242,10 +240,8 @@ class PagedAttention(AttentionBackend):
         k_size, v_size = spec.num_kv_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim_v
         write_slots[(len(k),)](
             k, v, kv.k, kv.v, meta.arrays["slots"], k.stride(0), v.stride(0),
-            *kv.k.stride()[:3], *kv.v.stride()[:3],
-            K_SIZE=k_size, V_SIZE=v_size, K_HEAD=spec.head_dim, V_HEAD=spec.head_dim_v,
-            PAGE=spec.block_size, K_BLOCK=_power_of_two(k_size), V_BLOCK=_power_of_two(v_size),
-            num_warps=4,
+            K_SIZE=k_size, V_SIZE=v_size,
+            K_BLOCK=_power_of_two(k_size), V_BLOCK=_power_of_two(v_size), num_warps=4,
         )  # fmt: skip
 
 

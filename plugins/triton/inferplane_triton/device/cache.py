@@ -7,19 +7,14 @@ import triton.language as tl
 @triton.jit
 def write_slots(
     k_ptr, v_ptr, k_cache, v_cache, slots, k_stride, v_stride,
-    kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
-    K_SIZE: tl.constexpr, V_SIZE: tl.constexpr, K_HEAD: tl.constexpr, V_HEAD: tl.constexpr,
-    PAGE: tl.constexpr, K_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr,
+    K_SIZE: tl.constexpr, V_SIZE: tl.constexpr, K_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Program t stores all heads of token t at slots[t] = block * PAGE + offset."""
+    """Program t stores all heads of token t as row slots[t] of the contiguous caches."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token).to(tl.int64)
-    block, offset = slot // PAGE, slot % PAGE
     at = tl.arange(0, K_BLOCK)
     k = tl.load(k_ptr + token * k_stride + at, mask=at < K_SIZE, other=0.0)
-    place = block * kb_stride + offset * ks_stride + at // K_HEAD * kh_stride + at % K_HEAD
-    tl.store(k_cache + place, k.to(k_cache.dtype.element_ty), mask=at < K_SIZE)
+    tl.store(k_cache + slot * K_SIZE + at, k.to(k_cache.dtype.element_ty), mask=at < K_SIZE)
     at = tl.arange(0, V_BLOCK)
     v = tl.load(v_ptr + token * v_stride + at, mask=at < V_SIZE, other=0.0)
-    place = block * vb_stride + offset * vs_stride + at // V_HEAD * vh_stride + at % V_HEAD
-    tl.store(v_cache + place, v.to(v_cache.dtype.element_ty), mask=at < V_SIZE)
+    tl.store(v_cache + slot * V_SIZE + at, v.to(v_cache.dtype.element_ty), mask=at < V_SIZE)

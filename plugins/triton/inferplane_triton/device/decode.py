@@ -76,21 +76,19 @@ def combine_pieces(part_ptr, stat_ptr, first, count, head, row, dims, inside, k_
 @triton.jit
 def store_new_token(
     q, k_ptr, v_ptr, k_cache, v_cache, table, seq, head, position, scale, softcap,
-    k_stride, v_stride, kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
+    k_stride, v_stride, KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
     PAGE: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """Put the new token's key and value at `position`; its score and value begin the softmax."""
     k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
     block = tl.load(table + position // PAGE).to(tl.int64)
-    offset = position % PAGE
+    row = (block * PAGE + position % PAGE) * KV_HEADS + head
     k = tl.load(k_ptr + seq * k_stride + head * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
     v = tl.load(v_ptr + seq * v_stride + head * V_HEAD + v_dims, mask=v_dims < V_HEAD, other=0.0)
     k, v = k.to(k_cache.dtype.element_ty), v.to(v_cache.dtype.element_ty)
-    k_place = block * kb_stride + offset * ks_stride + head * kh_stride
-    v_place = block * vb_stride + offset * vs_stride + head * vh_stride
-    tl.store(k_cache + k_place + k_dims, k, mask=k_dims < HEAD)
-    tl.store(v_cache + v_place + v_dims, v, mask=v_dims < V_HEAD)
+    tl.store(k_cache + row * HEAD + k_dims, k, mask=k_dims < HEAD)
+    tl.store(v_cache + row * V_HEAD + v_dims, v, mask=v_dims < V_HEAD)
     score = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scale
     return cap_scores(score, softcap, CAP), v.to(tl.float32)
 
@@ -125,8 +123,8 @@ def meet_pieces(
 def decode_items(
     q_ptr, k_ptr, v_ptr, k_cache, v_cache, out_ptr, part_ptr, stat_ptr, arrivals, items, tables,
     sinks_ptr, scale, softcap, table_stride, q_stride, k_stride, v_stride,
-    kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    HEAD: tl.constexpr, K_PAD: tl.constexpr,
     V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
     NEW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -134,9 +132,10 @@ def decode_items(
 
     start..stop are cached positions; `position` >= 0 marks the sequence's last piece and is that
     of its new token, whose key and value come from k_ptr and v_ptr (NEW) and are written here, or
-    lie in the cache already. Row `seq` of q, k, v and out belongs to the sequence.
+    lie in the cache already. Row `seq` of q, k, v and out belongs to the sequence. Caches are
+    contiguous: [blocks, PAGE, KV_HEADS, head size].
     """
-    head, k_heads = tl.program_id(0), tl.num_programs(0)
+    head = tl.program_id(0)
     item = items + tl.program_id(1) * 8
     seq = tl.load(item)
     if seq < 0:
@@ -157,8 +156,7 @@ def decode_items(
         if NEW:
             peak, value = store_new_token(
                 q, k_ptr, v_ptr, k_cache, v_cache, table, wide, head, position, scale, softcap,
-                k_stride, v_stride, kb_stride, ks_stride, kh_stride, vb_stride, vs_stride,
-                vh_stride, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, CAP)  # fmt: skip
+                k_stride, v_stride, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, CAP)  # fmt: skip
             total = tl.full([ROWS], 1.0, tl.float32)
             acc += value[None, :]
         else:
@@ -167,16 +165,15 @@ def decode_items(
         place = near + col
         inside = place < stop
         block = tl.load(table + place // PAGE, mask=inside, other=0).to(tl.int64)
-        k_place = block * kb_stride + place % PAGE * ks_stride + head * kh_stride
-        v_place = block * vb_stride + place % PAGE * vs_stride + head * vh_stride
-        k = tl.load(k_cache + k_place[:, None] + k_dims[None, :],
+        line = (block * PAGE + place % PAGE) * KV_HEADS + head
+        k = tl.load(k_cache + line[:, None] * HEAD + k_dims[None, :],
                     mask=inside[:, None] & (k_dims < HEAD)[None, :], other=0.0)  # fmt: skip
-        v = tl.load(v_cache + v_place[:, None] + v_dims[None, :],
+        v = tl.load(v_cache + line[:, None] * V_HEAD + v_dims[None, :],
                     mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0.0)  # fmt: skip
         peak, total, acc = attend_tile(q, k, v, peak, total, acc, inside[None, :], scale, softcap,
                                        CAP, True, UPCAST)  # fmt: skip
     acc, peak, total, last = meet_pieces(
-        acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, k_heads,
+        acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, KV_HEADS,
         GROUP, ROWS, V_HEAD, V_PAD)  # fmt: skip
     if last:
         sink = peak
@@ -184,6 +181,6 @@ def decode_items(
             sink = tl.load(sinks_ptr + head * GROUP + row, mask=row < GROUP, other=0.0)
             sink = sink.to(tl.float32) * 1.4426950408889634
         out = finish_rows(acc, peak, total, sink, SINKS).to(out_ptr.dtype.element_ty)
-        out_at = (wide * k_heads + head) * GROUP + row
+        out_at = (wide * KV_HEADS + head) * GROUP + row
         v_mask = (row < GROUP)[:, None] & (v_dims < V_HEAD)[None, :]
         tl.store(out_ptr + out_at[:, None] * V_HEAD + v_dims[None, :], out, mask=v_mask)

@@ -13,8 +13,8 @@ from inferplane_triton.device.decode import attend_tile, finish_rows
 @triton.jit
 def attend_range(
     q, k_cache, v_cache, table, peak, total, acc, begin, end, position, head, scale, softcap,
-    kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
-    HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
+    KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
+    V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
     MASKED: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -36,10 +36,9 @@ def attend_range(
             k_mask = (col >= 0)[:, None] & (k_dims < HEAD)[None, :]
             v_mask = (col >= 0)[:, None] & (v_dims < V_HEAD)[None, :]
             seen = k_mask
-        k_place = block * kb_stride + place % PAGE * ks_stride + head * kh_stride
-        v_place = block * vb_stride + place % PAGE * vs_stride + head * vh_stride
-        k = tl.load(k_cache + k_place[:, None] + k_dims[None, :], mask=k_mask, other=0.0)
-        v = tl.load(v_cache + v_place[:, None] + v_dims[None, :], mask=v_mask, other=0.0)
+        line = (block * PAGE + place % PAGE) * KV_HEADS + head
+        k = tl.load(k_cache + line[:, None] * HEAD + k_dims[None, :], mask=k_mask, other=0.0)
+        v = tl.load(v_cache + line[:, None] * V_HEAD + v_dims[None, :], mask=v_mask, other=0.0)
         peak, total, acc = attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
                                        CAP, MASKED, UPCAST)  # fmt: skip
     return peak, total, acc
@@ -48,8 +47,8 @@ def attend_range(
 @triton.jit(do_not_specialize=["table_stride"])
 def prefill_tiles(
     q_ptr, k_cache, v_cache, out_ptr, tiles, tables, sinks_ptr, scale, softcap, table_stride,
-    q_stride, kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
+    q_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    HEAD: tl.constexpr, K_PAD: tl.constexpr,
     V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
     WINDOW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +56,7 @@ def prefill_tiles(
 
     Keys and values of this step are in the cache before the launch.
     """
-    head, k_heads = tl.program_id(0), tl.num_programs(0)
+    head = tl.program_id(0)
     tile = tiles + tl.program_id(1) * 4
     seq = tl.load(tile)
     if seq < 0:
@@ -83,17 +82,16 @@ def prefill_tiles(
         begin = (first + 1) // TILE * TILE  # up to here every row sees every key
         peak, total, acc = attend_range(
             q, k_cache, v_cache, table, peak, total, acc, 0, begin, position, head, scale, softcap,
-            kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
-            HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, False, UPCAST)  # fmt: skip
+            KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, False,
+            UPCAST)  # fmt: skip
     peak, total, acc = attend_range(
         q, k_cache, v_cache, table, peak, total, acc, begin, end, position, head, scale, softcap,
-        kb_stride, ks_stride, kh_stride, vb_stride, vs_stride, vh_stride,
-        HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, True, UPCAST)  # fmt: skip
+        KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, True, UPCAST)  # fmt: skip
     sink = peak
     if SINKS:
         sink = tl.load(sinks_ptr + head * GROUP + member).to(tl.float32) * 1.4426950408889634
     out = finish_rows(acc, peak, total, sink, SINKS)
-    out_at = (token_row * k_heads + head) * GROUP + member
+    out_at = (token_row * KV_HEADS + head) * GROUP + member
     tl.store(out_ptr + out_at[:, None] * V_HEAD + v_dims[None, :],
              out.to(out_ptr.dtype.element_ty),
              mask=valid[:, None] & (v_dims < V_HEAD)[None, :])  # fmt: skip

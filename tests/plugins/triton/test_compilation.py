@@ -1,0 +1,171 @@
+"""Every kernel compiles for every architecture without a device: matrix instructions used, no
+register spilled, on-chip memory within the part's limit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels cannot be compiled", allow_module_level=True)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A part's limits, and how its assembly shows a matrix instruction."""
+
+    target: tuple[str, Any, int]
+    kind: str
+    matrix: str
+    shared_bytes: int
+
+    @property
+    def small(self) -> bool:
+        """Gets the smaller tiles, as `tuning.py` decides."""
+        return self.kind == "amdgcn"
+
+
+ARCHES = {
+    "sm_90": Arch(("cuda", 90, 32), "ptx", r"wgmma\.mma_async|mma\.sync", 232448),
+    "sm_100": Arch(("cuda", 100, 32), "ptx", r"tcgen05\.mma|mma\.sync", 232448),
+    "gfx942": Arch(("hip", "gfx942", 64), "amdgcn", r"v_mfma_", 65536),
+    "gfx950": Arch(("hip", "gfx950", 64), "amdgcn", r"v_mfma_", 163840),
+    "gfx1201": Arch(("hip", "gfx1201", 32), "amdgcn", r"v_wmma_", 65536),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel with types for its pointers and values for its constants."""
+
+    function: str
+    constants: Mapping[str, object]
+    types: Mapping[str, str] = field(default_factory=dict)
+    matrix: bool = False
+    options: Mapping[str, int] = field(default_factory=lambda: {"num_warps": 4})
+    small_options: Mapping[str, int] | None = None
+    small_constants: Mapping[str, object] = field(default_factory=dict)
+
+
+HEADS = {
+    "KV_HEADS": 8, "GROUP": 4, "HEAD": 128, "K_PAD": 128, "V_HEAD": 128, "V_PAD": 128, "PAGE": 16,
+    "CAP": False, "SINKS": False, "UPCAST": False,
+}  # fmt: skip
+INTS = {name: "*i32" for name in ("items", "tiles", "tables", "slots", "arrivals", "out_ids")}
+WIDE = {name: "*fp32" for name in ("part_ptr", "stat_ptr", "cos_ptr", "sin_ptr", "weight_ptr")}
+WIDE |= {name: "*fp32" for name in ("q_weight_ptr", "k_weight_ptr", "norm_ptr")}
+SCALARS = {name: "fp32" for name in ("scale", "softcap", "eps")}
+CASES = {
+    "decode": Case(
+        "decode:decode_items",
+        {**HEADS, "ROWS": 16, "TILE": 64, "NEW": True},
+        matrix=True,
+        options={"num_warps": 4, "num_stages": 3},
+        small_options={"num_warps": 4, "num_stages": 1},
+    ),
+    "prefill": Case(
+        "prefill:prefill_tiles",
+        {**HEADS, "ROWS": 128, "TILE": 64, "WINDOW": 0},
+        matrix=True,
+        options={"num_warps": 8, "num_stages": 3},
+        small_options={"num_warps": 4, "num_stages": 1},
+        small_constants={"ROWS": 64, "TILE": 32},
+    ),
+    "windowed prefill with sinks": Case(
+        "prefill:prefill_tiles",
+        {
+            **HEADS, "GROUP": 8, "HEAD": 64, "K_PAD": 64, "V_HEAD": 64, "V_PAD": 64, "ROWS": 64,
+            "TILE": 32, "WINDOW": 128, "SINKS": True,
+        },
+        matrix=True,
+        options={"num_warps": 4, "num_stages": 1},
+    ),
+    "windowed prefill with a cap": Case(
+        "prefill:prefill_tiles",
+        {**HEADS, "ROWS": 64, "TILE": 32, "WINDOW": 4096, "CAP": True},
+        matrix=True,
+        options={"num_warps": 4, "num_stages": 1},
+    ),
+    "write": Case(
+        "cache:write_slots",
+        {
+            "K_SIZE": 1024, "V_SIZE": 1024, "K_BLOCK": 1024, "V_BLOCK": 1024,
+        },
+    ),
+    "rms_norm": Case("norm:rms_norm_rows", {"SIZE": 4096, "BLOCK": 4096}),
+    "add_rms_norm": Case("norm:add_rms_norm_rows", {"SIZE": 4096, "BLOCK": 4096}),
+    "silu_mul": Case("activation:gated_rows", {"SIZE": 14336, "GELU": False, "BLOCK": 1024}),
+    "norm_rotary": Case(
+        "rotary:rotate_heads",
+        {
+            "HEAD": 128, "HALF": 64, "HEADS": 4, "BLOCK": 64, "TAIL": 0, "INTERLEAVED": False,
+            "NORM": True,
+        },
+        options={"num_warps": 1},
+    ),
+    "stream": Case(
+        "stream:stream_rows", {"INPUTS": 3072, "M": 1, "ROWS": 8, "COLS": 1024, "BIAS": False}
+    ),
+    "argmax parts": Case(
+        "sampling:argmax_parts",
+        {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 2048},
+        {"logits": "*fp32", "parts": "*i64"},
+    ),
+    "argmax": Case(
+        "sampling:argmax_rows", {"SPLITS": 19, "BLOCK": 32}, {"parts": "*i64", "out": "*i32"}
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compiled programs of this test stay out of the user's cache."""
+    folder = tmp_path_factory.mktemp("triton")
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(folder)
+        yield folder
+
+
+def compiled(case: Case, arch: Arch) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_source
+
+    module, _, name = case.function.partition(":")
+    function = getattr(import_module(f"inferplane_triton.device.{module}"), name)
+    constants = {**case.constants, **(case.small_constants if arch.small else {})}
+    types = {**INTS, **WIDE, **SCALARS, **case.types}
+    signature, hints = {}, {}
+    for place, argument in enumerate(function.arg_names):
+        pointer = argument.endswith(("_ptr", "_cache")) or types.get(argument, "").startswith("*")
+        if argument in constants:
+            signature[argument] = "constexpr"
+            continue
+        signature[argument] = types.get(argument, "*bf16" if pointer else "i32")
+        if pointer or argument.endswith("_stride"):
+            hints[(place,)] = [["tt.divisibility", 16]]
+    options = case.small_options if arch.small and case.small_options else case.options
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=hints)
+    return compile_source(source, target=GPUTarget(*arch.target), options=dict(options))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_kernel_compiles_within_the_limits_of_the_part(name: str, arch: str) -> None:
+    case, part = CASES[name], ARCHES[arch]
+    program = compiled(case, part)
+    text = program.asm[part.kind]
+    assert program.metadata.shared <= part.shared_bytes
+    if case.matrix:
+        assert re.search(part.matrix, text)
+    if part.kind == "amdgcn":
+        for counter in ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size"):
+            assert set(re.findall(rf"\.{counter}:\s+(\d+)", text)) == {"0"}, counter
