@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inferplane.ops.sampling import SamplingTensors
 
-__all__ = ["LogprobTensors", "argmax", "philox_uniforms", "process", "sample", "score"]
+__all__ = ["LogprobTensors", "argmax", "best_ids", "philox_uniforms", "process", "sample", "score"]
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -96,11 +96,21 @@ def score(logits: Tensor, ids: Tensor, num_logprobs: int) -> LogprobTensors:
     asked = logits.gather(1, chosen)
     ranks = 1 + (logits > asked).sum(1, dtype=torch.int32)
     if num_logprobs > 0:
-        # a stable sort, not topk: ties must come in the order of their ids
-        order = logits.sort(dim=-1, descending=True, stable=True).indices[:, :num_logprobs]
-        chosen = torch.cat((chosen, order), 1)
+        chosen = torch.cat((chosen, best_ids(logits, num_logprobs)), 1)
     values = logits.gather(1, chosen) - logits.logsumexp(-1, keepdim=True)
     return LogprobTensors(values, chosen.to(torch.int32), ranks)
+
+
+def best_ids(logits: Tensor, count: int) -> Tensor:
+    """i64[R,count]: ids by (logit descending, id ascending) of f32[R,V]; V at least `count`.
+
+    `topk` alone returns ties in any order. A float's bits, turned so that they sort as an integer,
+    joined with the inverted id, have no ties.
+    """
+    bits = (logits + 0.0).view(torch.int32)  # + 0.0: -0.0 ties with 0.0
+    rising = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    return (rising | (_LOW - ids)).topk(count, dim=-1).indices
 
 
 def _draw(processed: Tensor, sampling: SamplingTensors) -> Tensor:

@@ -1,13 +1,13 @@
-"""The ops as registered: captured into a program on symbols, the core's arithmetic otherwise."""
+"""The ops as registered: captured into a program on symbols, computed by torch otherwise."""
 
 from __future__ import annotations
 
-from inferplane.ops.reference import activation, norm
 from inferplane.ops.reference import embedding as _embedding
-from inferplane.ops.reference import linear as _linear
-from inferplane.ops.reference import rotary as _rotary
 from inferplane_cpu.compiler import kernels
 from inferplane_cpu.compiler.capture import captured
+from inferplane_cpu.kernels import activation, norm
+from inferplane_cpu.kernels import linear as _linear
+from inferplane_cpu.kernels import rotary as _rotary
 
 __all__ = [
     "add_rms_norm",
