@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +16,22 @@ from torch import Tensor
 from inferplane.errors import ConfigError
 from inferplane.interfaces import Allocator, Array, DeviceRuntime, KVPlan, KVStore, LayerKV
 
-__all__ = ["PagedKV", "TorchKVStore"]
+__all__ = ["KVHandle", "PagedKV", "TorchKVStore"]
 
 _ALIGNMENT = 64
 """Bytes; every layer's keys and values start on a cache line."""
+
+
+class KVHandle(Protocol):
+    """What a store hands to backends: at least its tokens can be read and written."""
+
+    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k[N,K,H] and v[N,K,Hv] at `slots` i32[N] or i64[N]."""
+        ...
+
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [N,K,H] and values [N,K,Hv] at `slots`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ class TorchKVStore(KVStore):
         self._allocator = allocator
         self._take = take or self._zeros
         self._tensors: list[tuple[Tensor, Tensor]] = []
-        self._layers: dict[str, PagedKV] = {}
+        self._layers: dict[str, KVHandle] = {}
         self._num_blocks = 0
 
     def bytes_per_block(self, layer: LayerKV, block_size: int) -> int:
@@ -91,16 +104,23 @@ class TorchKVStore(KVStore):
         self._tensors = list(zip(pieces, pieces, strict=True))
         for group in plan.groups:
             for layer, (k, v) in zip(group.layers, self._tensors, strict=False):
-                self._layers[layer.name] = PagedKV(
-                    _shaped(k, layer, layer.head_dim, plan.block_size),
-                    _shaped(v, layer, layer.head_dim_v, plan.block_size),
-                    layer.layout,
-                    plan.block_size,
-                )
+                self._layers[layer.name] = self.handle(layer, k, v, plan.block_size)
         self._num_blocks = plan.num_blocks
 
-    def layer(self, name: str) -> PagedKV:
-        """The PagedKV of a layer."""
+    def handle(self, layer: LayerKV, k: Tensor, v: Tensor, block_size: int) -> KVHandle:
+        """Give the bytes of one layer, u8 in whole blocks, the shape of its layout.
+
+        A device with a layout of its own overrides this and passes on what it does not know.
+        """
+        return PagedKV(
+            _shaped(k, layer, layer.head_dim, block_size),
+            _shaped(v, layer, layer.head_dim_v, block_size),
+            layer.layout,
+            block_size,
+        )
+
+    def layer(self, name: str) -> KVHandle:
+        """The handle of a layer: a PagedKV for the layouts nhd and hnd."""
         return self._layers[name]
 
     def zero(self, blocks: Array) -> None:

@@ -7,23 +7,26 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from inferplane.errors import ConfigError
+from inferplane.errors import ConfigError, UnsupportedError
 from inferplane.interfaces import (
     Allocator,
     Capabilities,
     Change,
     DeviceRuntime,
     EngineConfig,
+    GraphCompiler,
     KVStore,
     ModelShape,
     Platform,
     Probe,
     SamplerCaps,
     SchedulerLimits,
+    ShapePolicy,
     Topology,
     WorkerContext,
 )
 from inferplane_cpu.host import Host, read_host
+from inferplane_cpu.native.library import find_library
 from inferplane_cpu.sizes import parse_bytes
 from inferplane_cpu.threads import plan_threads
 
@@ -68,7 +71,7 @@ class Cpu(Platform):
         return Capabilities(
             compute_dtypes=dtypes,
             kv_dtypes=dtypes,
-            kv_layouts=("nhd", "hnd"),
+            kv_layouts=("panels", "nhd", "hnd") if self._is_native() else ("nhd", "hnd"),
             # Half of a block is lost for each sequence: with 32 tokens that is 5 % of a chat-like
             # mix of lengths, with 16 less than 3 %.
             block_multiple=16,
@@ -95,6 +98,7 @@ class Cpu(Platform):
                 max_logprobs=1024,
             ),
             sleep=True,
+            prefer={"attention": ("native", "paged")},
             options=_OPTIONS,
         )
 
@@ -127,6 +131,29 @@ class Cpu(Platform):
         asked = config.options.get("threads", "")
         return plan_threads(host, asked, rank, config.tensor_parallel).environment()
 
+    def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
+        """One bucket above the scheduler's maximum where a native program serves every shape."""
+        if not self._compiles(config):
+            return ShapePolicy()
+        from inferplane_cpu.compiler.shapes import OneProgram  # only where there is a compiler
+
+        return OneProgram(config.max_batched_tokens, config.max_num_seqs)
+
+    def create_compiler(
+        self, context: WorkerContext, device: DeviceRuntime
+    ) -> GraphCompiler | None:
+        """Native programs; ranks exchange sums between ops, which a program cannot."""
+        from inferplane_cpu.compiler.step_compiler import StepCompiler  # torch, as below
+        from inferplane_cpu.runtime import CpuRuntime
+
+        assert isinstance(device, CpuRuntime)
+        if not self._compiles(context.config) or device.machine is None:
+            return None
+        config, drafts = context.config, context.caps.limits.max_drafts
+        return StepCompiler(
+            device.machine, config.max_model_len + drafts, config.max_num_seqs * (1 + drafts)
+        )
+
     def create_device(self, context: WorkerContext) -> DeviceRuntime:
         """The processor with its thread policy and KV budget."""
         from inferplane_cpu.runtime import CpuRuntime  # torch, which the planner must not load
@@ -136,7 +163,8 @@ class Cpu(Platform):
         threads = plan_threads(
             host, config.options.get("threads", ""), context.rank, config.tensor_parallel
         )
-        return CpuRuntime(threads, self._kv_bytes(config, host) // config.tensor_parallel)
+        kv_bytes = self._kv_bytes(config, host) // config.tensor_parallel
+        return CpuRuntime(threads, kv_bytes, host.flags)
 
     def create_allocator(self, context: WorkerContext, device: DeviceRuntime) -> Allocator:
         """Maps that cost nothing until they are written."""
@@ -147,12 +175,23 @@ class Cpu(Platform):
     def create_kv_store(
         self, context: WorkerContext, device: DeviceRuntime, allocator: Allocator
     ) -> KVStore:
-        """The core's store over such a map."""
-        from inferplane.execution.torch_kv_store import TorchKVStore  # torch, as above
-        from inferplane_cpu.allocator import HostAllocator
+        """The core's store over such a map, with the layout of the native kernels."""
+        from inferplane_cpu.allocator import HostAllocator  # torch, as above
+        from inferplane_cpu.native.store import PanelKVStore
 
         assert isinstance(allocator, HostAllocator)
-        return TorchKVStore(device, allocator, allocator.map)
+        return PanelKVStore(device, allocator, allocator.map)
+
+    def _is_native(self) -> bool:
+        """Whether compiled kernels for this processor are installed."""
+        try:
+            find_library(read_host(self._root, self._cpus).flags)
+        except UnsupportedError:
+            return False
+        return True
+
+    def _compiles(self, config: EngineConfig) -> bool:
+        return self._is_native() and config.tensor_parallel == 1
 
     def _kv_bytes(self, config: EngineConfig, host: Host) -> int:
         asked = config.options.get("kv_memory", "")

@@ -13,8 +13,10 @@ from inferplane_cpu.compiler.capture import NotLoweredError
 __all__ = ["check_program", "proof_step"]
 
 LIMITS = {torch.float32: 1e-3}
-"""Mean absolute difference of log-probabilities; reduced precision may differ by its rounding."""
-ROUNDED_LIMIT = 0.05
+"""Mean absolute difference of log-probabilities, by the dtype of activations."""
+ROUNDED_LIMIT = 0.25
+"""In bfloat16 torch rounds after every op and lies 0.04 to 0.2 from float32, the program 0.02 to
+0.04 (SmolLM2-135M); a program that computes something else is off by whole nats."""
 _TOKENS = 5
 
 
@@ -45,7 +47,7 @@ def proof_step(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One prompt of a few tokens, all in block 0, in the shape of the example's inputs."""
     count = torch.arange(_TOKENS, dtype=torch.int32)
     by_name = {
-        "token_ids": count + 1,
+        "token_ids": 29 + 7 * count,
         "positions": count,
         "token_source": torch.full((_TOKENS,), -1, dtype=torch.int32),
         "rows": torch.tensor([_TOKENS - 2, _TOKENS - 1], dtype=torch.int32),

@@ -40,8 +40,9 @@ class StepCompiler(GraphCompiler):
 
     dynamic: ClassVar[bool] = True
 
-    def __init__(self, machine: Machine, max_context: int) -> None:
-        """`max_context`: tokens of the longest sequence, which sizes attention's working memory."""
+    def __init__(self, machine: Machine, max_context: int, max_rows: int) -> None:
+        """`max_context`: tokens of the longest sequence; `max_rows`: most rows of logits a step."""
+        self._max_rows = max_rows
         self._machine = machine
         self._max_context = max_context
         self._weights = PackedWeights(Packer(machine.library))
@@ -89,7 +90,7 @@ class StepCompiler(GraphCompiler):
         symbols = {name: _symbol(name, tensor, recording) for name, tensor in example.items()}
         results = fn(kv, symbols)
         wanted = _sources(results.values())
-        builder = ProgramBuilder(self._machine, bucket.num_tokens, bucket.num_seqs)
+        builder = ProgramBuilder(self._machine, bucket.num_tokens, self._max_rows)
         lowering = Lowering(recording.nodes, wanted, builder, self._weights)
         lowering.run()
         program = builder.build(bucket.num_seqs, self._max_context)

@@ -24,7 +24,7 @@ __all__ = [
     "Program",
     "Prologue",
     "Step",
-    "library_name",
+    "find_library",
     "load_library",
 ]
 
@@ -134,31 +134,38 @@ class Program(Structure):
     ]
 
 
-def library_name(flags: Iterable[str]) -> str | None:
-    """File name of the best library for these processor flags; None = none of ours runs here."""
-    have = frozenset(flags)
-    if have >= _AVX512:
-        return "libinferplane_cpu_avx512.so"
-    return "libinferplane_cpu_avx2.so" if have >= _AVX2 else None
-
-
-def load_library(flags: Iterable[str], folder: Path | None = None) -> CDLL:
-    """The library for these flags, its functions typed.
+def find_library(flags: Iterable[str], folder: Path | None = None) -> Path:
+    """The best library that a processor with these flags can run; nothing is loaded.
 
     Raises UnsupportedError saying what is missing: an instruction set, or the compiled file.
     """
-    name = library_name(flags)
-    if name is None:
-        raise UnsupportedError("the compiled kernels need AVX2, FMA and F16C, or AVX-512 with bf16")
+    have = frozenset(flags)
+    if have >= _AVX512:
+        name = "libinferplane_cpu_avx512.so"
+    elif have >= _AVX2:
+        name = "libinferplane_cpu_avx2.so"
+    else:
+        raise UnsupportedError("compiled kernels need AVX2, FMA and F16C, or AVX-512 with bf16")
     path = (folder or Path(__file__).parent) / name
     if not path.exists():
         raise UnsupportedError(
             f"{name} was not built with this installation: install g++ and reinstall inferplane-cpu"
         )
+    return path
+
+
+def load_library(flags: Iterable[str], folder: Path | None = None) -> CDLL:
+    """The library for these flags, its functions typed.
+
+    Raises UnsupportedError as `find_library`, and for a library of another version.
+    """
+    path = find_library(flags, folder)
     library = CDLL(str(path))
     found = (library.ip_version(), library.ip_instruction_bytes())
     if found != (VERSION, ctypes.sizeof(Instruction)):
-        raise UnsupportedError(f"{name} is of another version {found}: reinstall inferplane-cpu")
+        raise UnsupportedError(
+            f"{path.name} is of another version {found}: reinstall inferplane-cpu"
+        )
     _declare(library)
     return library
 

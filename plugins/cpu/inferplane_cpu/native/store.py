@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import ConfigError
-from inferplane.interfaces import Allocator, Array, KVPlan, KVStore, LayerKV
+from inferplane.execution.torch_kv_store import KVHandle, TorchKVStore
+from inferplane.interfaces import LayerKV
 from inferplane_cpu.native.library import Cache, Kind
 
 __all__ = ["LAYOUT", "PanelKV", "PanelKVStore"]
@@ -49,105 +50,64 @@ class PanelKV:
             self.dim_v,
         )
 
-    def keys_by_token(self) -> Tensor:
-        """A view of the keys as [B, K, S/16, 16, H/c, c]."""
-        pair = 2 if self.keys.dtype == torch.bfloat16 else 1
-        shape = (-1, self.kv_heads, self.block_size // 16, self.dim // pair, 16, pair)
+    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k[N,K,H] and v[N,K,Hv] at `slots` i32[N] or i64[N]."""
+        for held, panel, new in (
+            (self._keys_by_token(), 16, k),
+            (self._values_by_token(), self._pair, v),
+        ):
+            rows = torch.unflatten(new.to(held.dtype), 2, held.shape[-2:])
+            held[self._places(slots, panel)] = rows
+
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [N,K,H] and values [N,K,Hv] at `slots`."""
+        keys = self._keys_by_token()[self._places(slots, 16)]
+        values = self._values_by_token()[self._places(slots, self._pair)]
+        return keys.flatten(2), values.flatten(2)
+
+    @property
+    def _pair(self) -> int:
+        return 2 if self.keys.dtype == torch.bfloat16 else 1
+
+    def _places(self, slots: Tensor, panel: int) -> tuple[Tensor, ...]:
+        """Index of (block, head, panel, row of the panel) for tokens in panels of that many."""
+        slots = slots.long()
+        block, token = slots // self.block_size, slots % self.block_size
+        heads = torch.arange(self.kv_heads)[None]
+        return block[:, None], heads, token[:, None] // panel, token[:, None] % panel
+
+    def _keys_by_token(self) -> Tensor:
+        """The keys as [B, K, S/16, 16, H/c, c]."""
+        shape = (-1, self.kv_heads, self.block_size // 16, self.dim // self._pair, 16, self._pair)
         return self.keys.view(shape).permute(0, 1, 2, 4, 3, 5)
 
-    def values_by_token(self) -> Tensor:
-        """A view of the values as [B, K, S/c, c, Hv/16, 16]."""
-        pair = 2 if self.values.dtype == torch.bfloat16 else 1
-        shape = (-1, self.kv_heads, self.dim_v // 16, self.block_size // pair, 16, pair)
+    def _values_by_token(self) -> Tensor:
+        """The values as [B, K, S/c, c, Hv/16, 16]."""
+        panels, rows = self.dim_v // 16, self.block_size // self._pair
+        shape = (-1, self.kv_heads, panels, rows, 16, self._pair)
         return self.values.view(shape).permute(0, 1, 3, 5, 2, 4)
 
 
-class PanelKVStore(KVStore):
-    """Owns one pair of tensors for each layer of the largest group; groups share blocks."""
+class PanelKVStore(TorchKVStore):
+    """The core's store with one more layout."""
 
-    def __init__(self, allocator: Allocator) -> None:
-        self._allocator = allocator
-        self._tensors: list[tuple[Tensor, Tensor]] = []
-        self._layers: dict[str, PanelKV] = {}
-
-    def bytes_per_block(self, layer: LayerKV, block_size: int) -> int:
-        """Nothing is padded: block and head sizes are multiples of the panel."""
-        size = getattr(torch, layer.dtype).itemsize
-        return int(size * block_size * layer.num_kv_heads * (layer.head_dim + layer.head_dim_v))
-
-    def allocate(self, plan: KVPlan) -> None:
-        """Take zeroed memory. Raises ConfigError for sizes that do not fit panels."""
-        self._layers.clear()
-        self._tensors.clear()  # before taking: both may not fit
-        count = max((len(group.layers) for group in plan.groups), default=0)
-        with self._allocator.pool("kv"):
-            for number in range(count):
-                layers = [g.layers[number] for g in plan.groups if number < len(g.layers)]
-                self._place(layers, plan)
-
-    def layer(self, name: str) -> PanelKV:
-        """The PanelKV of a layer."""
-        return self._layers[name]
-
-    def zero(self, blocks: Array) -> None:
-        """Once for each pair of tensors."""
-        index = torch.from_numpy(blocks).long()
-        for pair in self._tensors:
-            for tensor in pair:
-                tensor.index_fill_(0, index, 0)
-
-    def copy(self, pairs: Array) -> None:
-        """All sources are read before any target is written."""
-        source, target = torch.from_numpy(pairs).long().unbind(1)
-        for pair in self._tensors:
-            for tensor in pair:
-                tensor.index_copy_(0, target, tensor.index_select(0, source))
-
-    def read_tokens(self, layer: str, slots: Array) -> tuple[Array, Array]:
-        """For the kit."""
-        kv = self._layers[layer]
-        at = torch.from_numpy(slots).long()
-        block, token = at // kv.block_size, at % kv.block_size
-        keys = kv.keys_by_token()[block, :, token // 16, token % 16].flatten(2)
-        pair = 2 if kv.values.dtype == torch.bfloat16 else 1
-        values = kv.values_by_token()[block, :, token // pair, token % pair].flatten(2)
-        return keys.float().numpy(), values.float().numpy()
-
-    def write_tokens(self, layer: str, slots: Array, k: Array, v: Array) -> None:
-        """For the kit."""
-        kv = self._layers[layer]
-        at = torch.from_numpy(slots).long()
-        block, token = at // kv.block_size, at % kv.block_size
-        heads = torch.arange(kv.kv_heads)[None]
-        dtype = kv.keys.dtype
-        keys = kv.keys_by_token()
-        new_k = torch.unflatten(torch.from_numpy(k).to(dtype), 2, keys.shape[-2:])
-        keys[block[:, None], heads, token[:, None] // 16, token[:, None] % 16] = new_k
-        values = kv.values_by_token()
-        pair = 2 if dtype == torch.bfloat16 else 1
-        new_v = torch.unflatten(torch.from_numpy(v).to(dtype), 2, values.shape[-2:])
-        values[block[:, None], heads, token[:, None] // pair, token[:, None] % pair] = new_v
-
-    def _place(self, layers: list[LayerKV], plan: KVPlan) -> None:
-        shapes = {(x.num_kv_heads, x.head_dim, x.head_dim_v, x.dtype) for x in layers}
-        if len(shapes) > 1:
+    def handle(self, layer: LayerKV, k: Tensor, v: Tensor, block_size: int) -> KVHandle:
+        """A PanelKV for layers in panels. Raises ConfigError for sizes that do not fit them."""
+        if layer.layout != LAYOUT:
+            return super().handle(layer, k, v, block_size)
+        if layer.dtype not in _PAIR or layer.head_dim % 16 or layer.head_dim_v % 16:
             raise ConfigError(
-                "KV groups can share blocks only between layers of one size, got "
-                + ", ".join(f"{x.name}: {x.num_kv_heads}x{x.head_dim} {x.dtype}" for x in layers)
+                f"{layer.name}: panels store float32 and bfloat16 heads of a multiple of 16, "
+                f"not {layer.dtype} of {layer.head_dim}"
             )
-        first = layers[0]
-        if first.dtype not in _PAIR or first.head_dim % 16 or first.head_dim_v % 16:
-            raise ConfigError(
-                f"{first.name}: the panel layout stores float32 and bfloat16 heads of a multiple "
-                f"of 16, not {first.dtype} of {first.head_dim}"
-            )
-        if plan.block_size not in BLOCK_SIZES:
-            raise ConfigError(f"block_size {plan.block_size}: panels need one of {BLOCK_SIZES}")
-        dtype, rows = getattr(torch, first.dtype), (plan.num_blocks, first.num_kv_heads)
-        keys = torch.zeros(*rows, plan.block_size * first.head_dim, dtype=dtype)
-        values = torch.zeros(*rows, plan.block_size * first.head_dim_v, dtype=dtype)
-        self._tensors.append((keys, values))
-        for layer in layers:
-            self._layers[layer.name] = PanelKV(
-                keys, values, plan.block_size, first.num_kv_heads, first.head_dim, first.head_dim_v
-            )
+        if block_size not in BLOCK_SIZES:
+            raise ConfigError(f"block_size {block_size}: panels need one of {BLOCK_SIZES}")
+        dtype, heads = getattr(torch, layer.dtype), layer.num_kv_heads
+        return PanelKV(
+            k.view(dtype).view(-1, heads, block_size * layer.head_dim),
+            v.view(dtype).view(-1, heads, block_size * layer.head_dim_v),
+            block_size,
+            heads,
+            layer.head_dim,
+            layer.head_dim_v,
+        )

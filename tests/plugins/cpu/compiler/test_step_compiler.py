@@ -193,7 +193,7 @@ def make(machine: Machine, name: str, dtype: torch.dtype = torch.float32) -> Set
         parts.append(AttentionPart(spec, NativeAttention(spec, device), LAYOUT, layers, False))
         kv = tuple(replace(site.kv(dtype_name), layout=LAYOUT) for site in sites)
         groups.append(KVGroup(kv, window))
-    store = PanelKVStore(TorchAllocator())
+    store = PanelKVStore(device, TorchAllocator())
     store.allocate(KVPlan(1 + 8 * MAX_LEN // BLOCK, BLOCK, tuple(groups)))
     handles = {site.name: store.layer(site.name) for site in build.attention_sites}
     names = dict.fromkeys(("query_start", "seq_lens", "tables", "slots"))
@@ -201,7 +201,7 @@ def make(machine: Machine, name: str, dtype: torch.dtype = torch.float32) -> Set
     fn = step_function(model, parts, metas, argmax)
     setup = Setup(model, None, handles, len(parts))
     example = setup.step([([1, 2], 2)])
-    compiler = StepCompiler(machine, MAX_LEN)
+    compiler = StepCompiler(machine, MAX_LEN, 4)
     setup.program = compiler.compile(fn, Bucket("mixed", 64, 4), handles, example)
     assert compiler.refused == []
     return setup
