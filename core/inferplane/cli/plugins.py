@@ -95,7 +95,7 @@ def _emptied(value: object) -> object:
 def _print(about: Mapping[str, object], indent: str = "") -> None:
     """One line a fact; what is empty is left out."""
     for key, value in about.items():
-        label = f"{indent}{key.replace('_', ' ')}"
+        label = f"{indent}{key}"
         if isinstance(value, Mapping) and value:
             print(label)
             _print(value, indent + "  ")
