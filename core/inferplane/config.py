@@ -59,6 +59,12 @@ class ModelSettings:
     )
     offline: bool = _model(False, kinds.FLAG, "Never open a connection to fetch a model.")
     dtype: str = _model("auto", kinds.TEXT, "Arithmetic: auto, float32, bfloat16, float16.")
+    quantization: str = _model(
+        "auto",
+        kinds.choice("auto", "none", "int8", "int4", "fp8"),
+        "Weights: auto serves them as they are stored, none dequantises GGUF, int8, int4 and fp8 "
+        "quantise while loading.",
+    )
     load_format: Literal["auto", "dummy"] = _model(
         "auto", kinds.choice("auto", "dummy"), "auto reads the weights, dummy makes them up."
     )
@@ -104,6 +110,11 @@ class ModelSettings:
         "Number format of the KV cache; auto is that of the model.",
         aliases={"--kv-cache-dtype": "known here as --kv-dtype"},
     )
+    quantization: str = _device(
+        "auto",
+        kinds.TEXT,
+        "auto keeps the checkpoint's own, none dequantises, or a scheme to make while loading.",
+    )
     block_size: int = _device(0, kinds.count(0), "Tokens of a KV block; 0 = what the parts need.")
     attention: str = _device(
         "auto",
@@ -145,6 +156,11 @@ class ModelSettings:
         "Tokens of one prefill chunk when the request has company; 0 = no limit.",
         aliases={"--long-prefill-token-threshold": "known here as --long-prefill-threshold"},
     )
+    adaptive_prefill: bool = _schedule(
+        False,
+        kinds.FLAG,
+        "Never let that limit fall below an equal share of max_batched_tokens.",
+    )
     chunked_prefill: bool = _schedule(
         True,
         kinds.FLAG,
@@ -172,6 +188,14 @@ class ModelSettings:
     )
     max_waiting: int = _schedule(
         0, kinds.count(0), "Most queued requests; 0 = four times max_num_seqs."
+    )
+    max_waiting_tokens: int = _schedule(
+        0, kinds.count(0), "Most tokens of all queued requests together; 0 = no limit."
+    )
+    max_overtakes: int = _schedule(
+        0,
+        kinds.count(0),
+        "How many later requests may start before one that does not fit; 0 = strict order.",
     )
     queue_timeout_s: float = _schedule(
         60.0, kinds.SECONDS, "Longest wait in the queue; 0 = for ever."
