@@ -14,7 +14,7 @@ from inferplane.launch import LaunchPlan
 
 @asynccontextmanager
 async def engine_of(
-    plan: LaunchPlan, patience: Patience = Patience()
+    plan: LaunchPlan, patience: Patience | None = None
 ) -> AsyncIterator[EngineClient]:
     """A real engine process on that plan, ready to take requests."""
     client = EngineClient.with_plan(plan, patience)

@@ -77,11 +77,11 @@ class EngineClient:
         return cls(planning, Patience())
 
     @classmethod
-    def with_plan(cls, plan: LaunchPlan, patience: Patience = Patience()) -> EngineClient:
+    def with_plan(cls, plan: LaunchPlan, patience: Patience | None = None) -> EngineClient:
         """For a plan that was made before."""
         planning: Future[LaunchPlan] = Future()
         planning.set_result(plan)
-        return cls(planning, patience)
+        return cls(planning, patience or Patience())
 
     @property
     def status(self) -> EngineStatus:
