@@ -8,6 +8,7 @@ from inferplane.testing.conformance.hygiene import HygieneConformance
 from inferplane.testing.conformance.kv import KVStoreConformance
 from inferplane.testing.conformance.ops import OpsConformance
 from inferplane.testing.conformance.quantization import QuantKernelConformance
+from inferplane.testing.conformance.sampling import SamplingConformance
 from inferplane.testing.conformance.shapes import ShapesConformance
 
 
@@ -45,3 +46,7 @@ class TestExecutorKV(ExecutorKVConformance):
 
 class TestShapes(ShapesConformance):
     """L4."""
+
+
+class TestSampling(SamplingConformance):
+    """L5."""
