@@ -8,3 +8,8 @@ INTERFACE_VERSION = (1, 0)
 @hookimpl
 def register_platforms(register: Register) -> None:
     register("cuda", "inferplane_cuda.platform:Cuda")
+
+
+@hookimpl
+def register_kernels(register: Register) -> None:
+    register("logits/1", "inferplane_cuda.kernels.logits:LOGITS", on=("cuda",))

@@ -119,6 +119,30 @@ def meet_pieces(
     return acc, peak, total, last
 
 
+@triton.jit
+def attend_cached(
+    q, k_cache, v_cache, table, peak, total, acc, start, stop, head, scale, softcap,
+    KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr,
+    V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, CAP: tl.constexpr,
+    UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over cached positions start..stop, which every row sees."""
+    col = tl.arange(0, TILE)
+    k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    for near in range(start, stop, TILE):
+        place = near + col
+        inside = place < stop
+        block = tl.load(table + place // PAGE, mask=inside, other=0).to(tl.int64)
+        line = (block * PAGE + place % PAGE) * KV_HEADS + head
+        k = tl.load(k_cache + line[:, None] * HEAD + k_dims[None, :],
+                    mask=inside[:, None] & (k_dims < HEAD)[None, :], other=0.0)  # fmt: skip
+        v = tl.load(v_cache + line[:, None] * V_HEAD + v_dims[None, :],
+                    mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0.0)  # fmt: skip
+        peak, total, acc = attend_tile(q, k, v, peak, total, acc, inside[None, :], scale, softcap,
+                                       CAP, True, UPCAST)  # fmt: skip
+    return peak, total, acc
+
+
 @triton.jit(do_not_specialize=["table_stride"])
 def decode_items(
     q_ptr, k_ptr, v_ptr, k_cache, v_cache, out_ptr, part_ptr, stat_ptr, arrivals, items, tables,
@@ -142,7 +166,7 @@ def decode_items(
         return
     start, stop = tl.load(item + 1), tl.load(item + 2)
     position = tl.load(item + 6)
-    row, col = tl.arange(0, ROWS), tl.arange(0, TILE)
+    row = tl.arange(0, ROWS)
     k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
     wide = seq.to(tl.int64)
     q_mask = (row < GROUP)[:, None] & (k_dims < HEAD)[None, :]
@@ -161,17 +185,9 @@ def decode_items(
             acc += value[None, :]
         else:
             stop += 1
-    for near in range(start, stop, TILE):
-        place = near + col
-        inside = place < stop
-        block = tl.load(table + place // PAGE, mask=inside, other=0).to(tl.int64)
-        line = (block * PAGE + place % PAGE) * KV_HEADS + head
-        k = tl.load(k_cache + line[:, None] * HEAD + k_dims[None, :],
-                    mask=inside[:, None] & (k_dims < HEAD)[None, :], other=0.0)  # fmt: skip
-        v = tl.load(v_cache + line[:, None] * V_HEAD + v_dims[None, :],
-                    mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0.0)  # fmt: skip
-        peak, total, acc = attend_tile(q, k, v, peak, total, acc, inside[None, :], scale, softcap,
-                                       CAP, True, UPCAST)  # fmt: skip
+    peak, total, acc = attend_cached(
+        q, k_cache, v_cache, table, peak, total, acc, start, stop, head, scale, softcap,
+        KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, CAP, UPCAST)  # fmt: skip
     acc, peak, total, last = meet_pieces(
         acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, KV_HEADS,
         GROUP, ROWS, V_HEAD, V_PAD)  # fmt: skip
