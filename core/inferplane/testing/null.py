@@ -40,7 +40,7 @@ from inferplane.interfaces import (
     Topology,
     WorkerContext,
 )
-from inferplane.sampling.host_sampler import draw, score, take_rows
+from inferplane.sampling.host_sampler import Drawn, draw, score, take_rows
 from inferplane.testing.shadow_kv import ShadowKV, mix, next_token
 
 __all__ = [
@@ -292,8 +292,9 @@ class NullExecutor(Executor):
         if batch.drafts is not None:
             token_ids, logprobs = self._verify(batch, token_ids_T, digests_T, last_R), None
         else:
-            drawn, logprobs = self._draw(digests_T[last_R], batch.sampling)
-            token_ids = drawn[:, None]
+            drawn = self._draw(digests_T[last_R], batch.sampling)
+            token_ids, logprobs = drawn.token_ids[:, None], drawn.logprobs
+            failed = np.union1d(failed, drawn.failed)
         logits = None
         if batch.host_rows is not None:
             logits = self._logits(digests_T[last_R[batch.host_rows]])
@@ -307,13 +308,10 @@ class NullExecutor(Executor):
             failed=failed.astype(np.int32) if len(failed) else None,
         )
 
-    def _draw(
-        self, digests_R: Array, sampling: SamplingBatch | None
-    ) -> tuple[Array, Logprobs | None]:
+    def _draw(self, digests_R: Array, sampling: SamplingBatch | None) -> Drawn:
         if sampling is None or _plain(sampling):
-            return next_token(digests_R, self.vocab_size), None
-        drawn = draw(self._logits(digests_R), sampling)
-        return drawn.token_ids, drawn.logprobs
+            return Drawn(next_token(digests_R, self.vocab_size), None, np.zeros(0, np.int64))
+        return draw(self._logits(digests_R), sampling)
 
     def _verify(
         self, batch: StepBatch, token_ids_T: Array, digests_T: Array, last_R: Array
@@ -327,7 +325,7 @@ class NullExecutor(Executor):
             at = last_R[rows] - drafts_R[rows] + column
             sampling = take_rows(batch.sampling, rows)
             sampling = replace(sampling, position=sampling.position + np.uint64(column))
-            out[rows, column] = self._draw(digests_T[at], sampling)[0]
+            out[rows, column] = self._draw(digests_T[at], sampling).token_ids
             more = np.flatnonzero(drafts_R[rows] > column)
             rows = rows[more][token_ids_T[at[more] + 1] == out[rows[more], column]]
         return out
