@@ -16,6 +16,8 @@ __all__ = ["ModelConfig", "MoeConfig", "RopeConfig", "read_model_config"]
 DTYPES = ("float32", "float16", "bfloat16")
 _SCALED = ("linear", "llama3")
 """Kinds that mean nothing without a factor."""
+ONLINE = ("int8", "int4", "fp8")
+"""What weights can be quantised to while they are loaded."""
 ROPE_KINDS = ("default", "linear", "llama3", "yarn", "longrope", "factors")
 
 _ASSUMED: Mapping[str, Mapping[str, object]] = {
@@ -136,10 +138,13 @@ class ModelConfig:
         )
 
 
-def read_model_config(checkpoint: Checkpoint, dtype: str = "auto") -> ModelConfig:
+def read_model_config(
+    checkpoint: Checkpoint, dtype: str = "auto", quantization: str = "auto"
+) -> ModelConfig:
     """The model's numbers, each within bounds. Raises ModelError naming file, key and value.
 
-    `dtype` "auto" takes the checkpoint's own; else one of DTYPES. Raises ConfigError otherwise.
+    `dtype` "auto" takes the checkpoint's own; else one of DTYPES. `quantization` "auto" serves the
+    checkpoint as it is, "none" dequantises GGUF blocks, one of ONLINE quantises while loading.
     """
     keys = _keys(checkpoint)
     hidden = keys.integer("hidden_size", "n_embd", most=2**20)
@@ -185,7 +190,7 @@ def read_model_config(checkpoint: Checkpoint, dtype: str = "auto") -> ModelConfi
         moe=_moe(keys, num_layers),
         eos_ids=_end_ids(keys, checkpoint, vocab_size),
         bos_id=_token_id(keys, "bos_token_id", vocab_size),
-        quantization=keys.mapping("quantization_config") or keys.mapping("compression_config"),
+        quantization=_quantization(keys, checkpoint, quantization),
         raw=keys.raw,
     )
 
@@ -231,6 +236,22 @@ def _dtype(keys: CheckedKeys, checkpoint: Checkpoint, asked: str) -> str:
         if name in held:
             return dtype
     return "float32"
+
+
+def _quantization(keys: CheckedKeys, checkpoint: Checkpoint, asked: str) -> Mapping[str, object]:
+    stored = keys.mapping("quantization_config") or keys.mapping("compression_config")
+    method = stored.get("quant_method", "")
+    if asked in ("auto", method):
+        return stored
+    if asked not in ("none", *ONLINE):
+        known = ", ".join(("auto", "none", *ONLINE))
+        raise ModelError(f"quantization {asked!r} is unknown (accepted: {known})")
+    if method not in ("", "gguf"):
+        raise ModelError(
+            f"{keys.where}: is quantised with {method!r} already and cannot be served with "
+            f"quantization {asked!r}: leave it out"
+        )
+    return {} if asked == "none" else {"quant_method": "online", "weights": asked}
 
 
 def _ropes(keys: CheckedKeys, head_dim: int) -> tuple[RopeConfig, RopeConfig]:

@@ -100,7 +100,7 @@ def make_plan(
     note("read the model")
     checkpoint = open_checkpoint(Path(settings.config.model))
     weight_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
-    model = read_model_config(checkpoint).shape()
+    model = read_model_config(checkpoint, quantization=settings.config.quantization).shape()
     note(f"plan for device {chosen.name}")
     with _answers_of(chosen, "capabilities"):
         caps = platform.capabilities(probe, model)

@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from inferplane.checkpoint.files import TensorInfo
+from inferplane.checkpoint.gguf_header import GGML_BLOCKS
+from inferplane.checkpoint.gguf_names import hugging_face_name
 from inferplane.errors import ModelError
 
 __all__ = ["generation_of", "model_config_of", "tokenizer_config_of"]
@@ -118,6 +120,7 @@ def model_config_of(
     config.update(_rope_scaling(meta, tensors))
     config.update(_window(meta))
     config.update(_experts(meta))
+    config["quantization_config"] = _quantization(meta, tensors)
     if meta.arch == "gemma3":
         config.update(_gemma3(meta, config))
     return config
@@ -164,6 +167,16 @@ def _dtype(tensors: Mapping[str, TensorInfo]) -> str:
         sizes[tensor.dtype] += tensor.num_bytes
     most = max(sizes, key=sizes.__getitem__, default="F32")
     return {"F32": "float32", "F16": "float16"}.get(most, "bfloat16")
+
+
+def _quantization(meta: _Pairs, tensors: Mapping[str, TensorInfo]) -> dict[str, object]:
+    """The ggml type of each layer that is stored in blocks; {} where none is."""
+    types = {
+        hugging_face_name(name, meta.arch).removesuffix(".weight"): tensor.dtype
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2 and GGML_BLOCKS[tensor.dtype][0] > 1
+    }
+    return {"quant_method": "gguf", "types": types} if types else {}
 
 
 def _end_tokens(meta: _Pairs) -> list[int]:

@@ -54,7 +54,7 @@ def load_model(
     Raises ModelError for files that do not fit, ConfigError for what cannot be served.
     """
     checkpoint = open_checkpoint(Path(context.config.model))
-    config = read_model_config(checkpoint, context.config.dtype)
+    config = read_model_config(checkpoint, context.config.dtype, context.config.quantization)
     catalogue, labels = plan.catalogue(), plan.labels()
     binder = Binder(catalogue, labels, context.caps, context.config)
     architecture = catalogue["models"].get(config.architecture, labels).load()
@@ -128,4 +128,4 @@ def _weights(
     if plan.load_format == "dummy":
         progress("load", 0, 0, "dummy weights")
         return dummy_weights(model, plan.seed, device)
-    return _Reported(iterate_weights(checkpoint, dtype), progress)
+    return _Reported(iterate_weights(checkpoint, dtype, model.weights.packed()), progress)

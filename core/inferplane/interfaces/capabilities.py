@@ -136,6 +136,8 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     kv_dtype: str = "auto"
+    quantization: str = "auto"
+    """"auto" = as the checkpoint is, "none" = GGUF blocks dequantised, else made while loading."""
     attention: str = "auto"
     tensor_parallel: int = 1
     max_model_len: int = 4096

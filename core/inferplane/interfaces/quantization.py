@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from inferplane.interfaces.capabilities import Capabilities
 from inferplane.interfaces.device import DeviceRuntime
@@ -51,19 +51,22 @@ class CanonicalWeight:
     """The one layout all formats unpack to: w = values * scales + offsets."""
 
     values: Tensor
-    """int8 or fp8 [O,I] ([E,O,I] for experts), one element per weight."""
+    """int8 or fp8 [O,I] ([E,O,I] for experts), one element per weight; int4 codes are -8..7."""
     scales: Tensor
     """f32 [O,G]"""
     offsets: Tensor | None = None
     """f32 [O,G]"""
     order: Tensor | None = None
-    """i32 [I]"""
+    """i32 [I]: column j belongs to input order[j]; groups are runs of columns."""
     input_scale: Tensor | None = None
     """f32 [1]"""
 
 
 class QuantFormat(ABC):
     """A file format; knows nothing of devices."""
+
+    loads_dense: ClassVar[bool] = False
+    """The loader hands its weights over in high precision where no kernel wants them packed."""
 
     def __init__(self, config: Mapping[str, object]) -> None:
         """`config` = the checkpoint's quantization_config. Raises ConfigError when it is wrong."""

@@ -13,14 +13,22 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import ConfigError, ModelError
-from inferplane.interfaces import Communicator, DeviceRuntime, LayerKV
-from inferplane.layers.embedding import Embedding, Logits
+from inferplane.interfaces import (
+    CanonicalWeight,
+    Communicator,
+    DeviceRuntime,
+    LayerKV,
+    QuantScheme,
+)
+from inferplane.layers.embedding import Embedding, Logits, PackedLogits, PackedTable
 from inferplane.layers.linear import Linear, ReducedLinear
 from inferplane.layers.norm import LayerNorm, RmsNorm
+from inferplane.layers.quantized import JoinedLinear, Piece, QuantizedLinear, Quantizer
 from inferplane.layers.rotary import Rotary
 from inferplane.loading.weights import Assembly, WeightTable
 from inferplane.model_config import ModelConfig, RopeConfig
 from inferplane.ops.bind import Binder
+from inferplane.quantization.reference import dequantize_into
 
 __all__ = ["AttentionSite", "Builder", "LinearLayer", "Split"]
 
@@ -83,6 +91,7 @@ class Builder:
         self.runtime = runtime
         self.weights = WeightTable()
         self.attention_sites: list[AttentionSite] = []
+        self.quantizer = Quantizer(self)
 
     @property
     def dtype_name(self) -> str:
@@ -115,19 +124,24 @@ class Builder:
         bias: bool = False,
         split: Split = "none",
     ) -> LinearLayer:
-        """The layer of checkpoint tensors `name`.weight [O,I] and, with `bias`, `name`.bias [O]."""
+        """The layer of checkpoint tensors `name`.weight [O,I] and, with `bias`, `name`.bias [O].
+
+        A quantised checkpoint may hold others in their place; then the format says which.
+        """
         if split != "inputs":
             parts = [self.part(out_features, name)] if split == "outputs" else None
             return self.merged_linear((name,), in_features, (out_features,), bias, parts)
         columns = self.part(in_features, name)
-        layer = Linear(self.op("linear/1", I=len(columns), O=out_features))
-        shape = (out_features, len(columns))
-        weight = Assembly(layer, "weight", shape, self.dtype, self.device)
-        place = weight.piece((_ALL,), (_ALL, _as_slice(columns)))
-        self.weights.expect(f"{name}.weight", (out_features, in_features), place)
+        piece = Piece(name, out_features, range(out_features))
+        scheme = self.quantizer.scheme(name, len(columns), out_features)
+        layer: Linear | QuantizedLinear
+        if scheme is not None:
+            layer = self.quantizer.linear([piece], in_features, columns, scheme)
+        else:
+            layer = self._dense([piece], in_features, columns)
         reduced = ReducedLinear(layer, self.communicator) if self.communicator else None
         if bias:
-            self._bias(reduced or layer, (name,), (range(out_features),), (out_features,))
+            self._bias(reduced or layer, [piece])
         return reduced or layer
 
     def merged_linear(
@@ -140,19 +154,49 @@ class Builder:
     ) -> LinearLayer:
         """One multiplication for several layers with the same input: x[T,I] -> [T, all outputs].
 
-        `parts` = the output rows of each that this rank computes; None = all.
+        `parts` = the output rows of each that this rank computes; None = all. Layers whose weights
+        are of different kinds stay apart, their outputs are joined.
         """
         parts = [range(size) for size in out_features] if parts is None else parts
-        total = sum(len(part) for part in parts)
-        layer = Linear(self.op("linear/1", I=in_features, O=total))
-        weight = Assembly(layer, "weight", (total, in_features), self.dtype, self.device)
+        layers: list[LinearLayer] = []
+        for scheme, pieces in self._runs(
+            in_features, [Piece(*one) for one in zip(names, out_features, parts, strict=True)]
+        ):
+            columns = range(in_features)
+            layer: Linear | QuantizedLinear
+            if scheme is None:
+                layer = self._dense(pieces, in_features, columns)
+            else:
+                layer = self.quantizer.linear(pieces, in_features, columns, scheme)
+            if bias:
+                self._bias(layer, pieces)
+            layers.append(layer)
+        return layers[0] if len(layers) == 1 else JoinedLinear(layers)
+
+    def _runs(
+        self, in_features: int, pieces: Sequence[Piece]
+    ) -> list[tuple[QuantScheme | None, list[Piece]]]:
+        """Neighbours whose weights mean the same; reordered inputs differ from layer to layer."""
+        runs: list[tuple[QuantScheme | None, list[Piece]]] = []
+        for piece in pieces:
+            scheme = self.quantizer.scheme(piece.name, in_features, len(piece.rows))
+            joins = scheme is None or not scheme.reordered
+            if runs and runs[-1][0] == scheme and joins:
+                runs[-1][1].append(piece)
+            else:
+                runs.append((scheme, [piece]))
+        return runs
+
+    def _dense(self, pieces: Sequence[Piece], in_features: int, columns: range) -> Linear:
+        total = sum(len(piece.rows) for piece in pieces)
+        layer = Linear(self.op("linear/1", I=len(columns), O=total))
+        weight = Assembly(layer, "weight", (total, len(columns)), self.dtype, self.device)
         at = 0
-        for name, size, part in zip(names, out_features, parts, strict=True):
-            place = weight.piece((slice(at, at + len(part)),), (_as_slice(part),))
-            self.weights.expect(f"{name}.weight", (size, in_features), place)
-            at += len(part)
-        if bias:
-            self._bias(layer, names, parts, out_features)
+        for piece in pieces:
+            end = at + len(piece.rows)
+            place = weight.piece((slice(at, end),), (_as_slice(piece.rows), _as_slice(columns)))
+            self.weights.expect(f"{piece.name}.weight", (piece.out_features, in_features), place)
+            at = end
         return layer
 
     def norm(self, name: str, size: int, offset: float = 0.0) -> RmsNorm:
@@ -186,32 +230,69 @@ class Builder:
         """The lookup of tensor `name`.weight [rows,size]; every rank holds all of it."""
         layer = Embedding(self.op("embedding/1", V=rows, D=size), scale, self.dtype)
         weight = Assembly(layer, "weight", (rows, size), self.dtype, self.device)
-        self.weights.expect(f"{name}.weight", (rows, size), weight.piece((_ALL,), (_ALL,)))
+        scheme = (
+            self.quantizer.tied_scheme(name, size, rows) if self.config.tie_embeddings else None
+        )
+        if scheme is None:
+            self.weights.expect(f"{name}.weight", (rows, size), weight.piece((_ALL,), (_ALL,)))
+            return layer
+        table = layer.packed = PackedTable(scheme)
+        table.users.append(lambda packed: dequantize_into(weight.tensor(), packed))
+
+        def use(packed: CanonicalWeight) -> None:
+            for user in table.users:
+                user(packed)
+
+        self.quantizer.stored(name, (rows, size), scheme, use)
         return layer
 
-    def logits(self, name: str, tied: Embedding | None = None) -> Logits:
+    def logits(self, name: str, tied: Embedding | None = None) -> Logits | PackedLogits:
         """The output layer of tensor `name`.weight [V,D], or of the embedding it is tied to."""
         config = self.config
         rows = range(config.vocab_size)
         splits = self.world_size > 1 and config.vocab_size % self.world_size == 0
         if splits:
             rows = self.part(config.vocab_size, "vocab_size")
+        communicator = self.communicator if splits else None
+        if tied is not None:
+            self.weights.ignore(f"{name}.")
+        packed = self._packed_output(name, tied, rows)
+        if packed is not None:
+            return PackedLogits(packed, config.logits_softcap, communicator)
         op = self.op("logits/1", D=config.hidden_size, V=len(rows))
-        layer = Logits(op, config.logits_softcap, self.communicator if splits else None)
+        layer = Logits(op, config.logits_softcap, communicator)
+        shape = (len(rows), config.hidden_size)
+        weight = Assembly(layer, "weight", shape, self.dtype, self.device)
         if tied is None:
-            shape = (len(rows), config.hidden_size)
-            weight = Assembly(layer, "weight", shape, self.dtype, self.device)
-            place = weight.piece((_ALL,), (_as_slice(rows),))
             full = (config.vocab_size, config.hidden_size)
-            self.weights.expect(f"{name}.weight", full, place)
+            self.weights.expect(f"{name}.weight", full, weight.piece((_ALL,), (_as_slice(rows),)))
             return layer
 
         def share() -> None:
             layer.weight = tied.weight[_as_slice(rows)]
 
-        self.weights.ignore(f"{name}.")
         self.weights.when_loaded(share)
         return layer
+
+    def _packed_output(
+        self, name: str, tied: Embedding | None, rows: range
+    ) -> QuantizedLinear | None:
+        """The output layer over quantised weights, or None: then it is dense."""
+        size, vocab_size = self.config.hidden_size, self.config.vocab_size
+        if tied is None:
+            scheme = self.quantizer.scheme(name, size, len(rows))
+            if scheme is None:
+                return None
+            piece = Piece(name, vocab_size, rows)
+            return self.quantizer.linear([piece], size, range(size), scheme)
+        if tied.packed is not None:
+            layer, use = self.quantizer.shared(tied.packed.scheme, size, rows)
+            tied.packed.users.append(use)
+            return layer
+        scheme = self.quantizer.online_scheme(name, size, len(rows))
+        if scheme is None:
+            return None
+        return self.quantizer.from_dense(name, lambda: tied.weight, rows, scheme)
 
     def rotary(self, rope: RopeConfig, head_dim: int) -> Rotary:
         """Tables for every position a request may reach."""
@@ -240,19 +321,16 @@ class Builder:
         )
 
     def _bias(
-        self,
-        layer: Linear | ReducedLinear,
-        names: Sequence[str],
-        parts: Sequence[range],
-        out_features: Sequence[int],
+        self, layer: Linear | QuantizedLinear | ReducedLinear, pieces: Sequence[Piece]
     ) -> None:
-        total = sum(len(part) for part in parts)
+        total = sum(len(piece.rows) for piece in pieces)
         held = Assembly(layer, "bias", (total,), self.dtype, self.device)
         at = 0
-        for name, size, part in zip(names, out_features, parts, strict=True):
-            place = held.piece((slice(at, at + len(part)),), (_as_slice(part),))
-            self.weights.expect(f"{name}.bias", (size,), place)
-            at += len(part)
+        for piece in pieces:
+            end = at + len(piece.rows)
+            place = held.piece((slice(at, end),), (_as_slice(piece.rows),))
+            self.weights.expect(f"{piece.name}.bias", (piece.out_features,), place)
+            at = end
 
 
 def _as_slice(part: range) -> slice:

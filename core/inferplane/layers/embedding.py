@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from inferplane.interfaces import Communicator
+from inferplane.interfaces import CanonicalWeight, Communicator, QuantScheme
 
-__all__ = ["Embedding", "Logits"]
+__all__ = ["Embedding", "Logits", "PackedLogits", "PackedTable"]
+
+
+@dataclass(slots=True)
+class PackedTable:
+    """The quantised form of an embedding, for an output layer that is tied to it."""
+
+    scheme: QuantScheme
+    users: list[Callable[[CanonicalWeight], None]] = field(default_factory=list)
+    """Called with the whole weight when it is loaded."""
 
 
 class Embedding:
     """ids i32[T] -> [T,D], times `scale` rounded to the weights' dtype."""
 
-    __slots__ = ("op", "scale", "weight")
+    __slots__ = ("op", "packed", "scale", "weight")
 
     weight: Tensor
 
@@ -25,6 +35,7 @@ class Embedding:
         self.op = op
         # Models that scale were trained with the scale in their own dtype.
         self.scale = torch.tensor(scale).to(dtype).item()
+        self.packed: PackedTable | None = None
 
     def __call__(self, ids: Tensor) -> Tensor:
         rows = self.op(ids, self.weight)
@@ -50,9 +61,30 @@ class Logits:
         self.communicator = communicator
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        scores = self.op(hidden, self.weight)
-        if self.communicator is not None:
-            scores = self.communicator.all_gather(scores, 1)
-        if self.softcap is None:
-            return scores
-        return torch.tanh(scores / self.softcap) * self.softcap
+        return _finished(self.op(hidden, self.weight), self.softcap, self.communicator)
+
+
+class PackedLogits:
+    """hidden[R,D] -> f32[R,V] over quantised weights."""
+
+    __slots__ = ("communicator", "layer", "softcap")
+
+    def __init__(
+        self,
+        layer: Callable[[Tensor], Tensor],
+        softcap: float | None,
+        communicator: Communicator | None,
+    ) -> None:
+        """`communicator` None = this rank holds the whole vocabulary."""
+        self.layer = layer
+        self.softcap = softcap
+        self.communicator = communicator
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return _finished(self.layer(hidden).float(), self.softcap, self.communicator)
+
+
+def _finished(scores: Tensor, softcap: float | None, communicator: Communicator | None) -> Tensor:
+    if communicator is not None:
+        scores = communicator.all_gather(scores, 1)
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap

@@ -1,151 +1,129 @@
-"""Tensors of GGUF files: blocks dequantised, names and row order as Hugging Face has them."""
+"""Tensors of GGUF files, under the names and in the row order that Hugging Face gives them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
 from torch import Tensor
 
 from inferplane.checkpoint import Checkpoint, TensorInfo
 from inferplane.checkpoint.gguf_header import GGML_BLOCKS
+from inferplane.checkpoint.gguf_names import hugging_face_name
 from inferplane.errors import ModelError
+from inferplane.quantization.ggml_blocks import BLOCK_SHAPES, read_blocks
 
 __all__ = ["dequantize_tensor", "hugging_face_names", "iterate_gguf"]
 
 _PIECE_ELEMENTS = 2**20
 """Elements dequantised at once: their temporaries stay in the processor's cache."""
-
-_TOP = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_GEMMA_LAYER = _LAYER | {
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
 _SKIPPED = ("rope_freqs.weight",)
 """Read with the configuration."""
 _PLAIN = {
-    "F32": "<f4",
-    "F16": "<f2",
-    "F64": "<f8",
-    "I8": "<i1",
-    "I16": "<i2",
-    "I32": "<i4",
-    "I64": "<i8",
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
-_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Dialect:
-    """How one architecture's GGUF differs from Hugging Face's files."""
-
-    layer: dict[str, str] = field(default_factory=lambda: _LAYER)
-    rotates_neighbours: bool = False
-    """Query and key rows were reordered for rotation of neighbouring elements."""
-    norm_offset: float = 0.0
-    """Was added to every norm weight."""
-
-
-_DIALECTS = {
-    "llama": _Dialect(rotates_neighbours=True),
-    "gemma3": _Dialect(_GEMMA_LAYER, norm_offset=1.0),
-}
+_NEIGHBOURS = ("llama",)
+"""Architectures whose query and key rows were reordered to rotate neighbouring elements."""
+_NORM_OFFSETS = {"gemma3": 1.0}
+"""What was added to every norm weight."""
 
 
 def iterate_gguf(
-    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, keep: Collection[str] = ()
 ) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, tensor of `dtype`) of every tensor. Raises ModelError."""
-    dialect = _dialect(checkpoint)
+    """(Hugging Face name, tensor) of every tensor: of `dtype`, or blocks u8[rows, bytes of a row]
+    for the names in `keep`. Raises ModelError.
+    """
     names = hugging_face_names(checkpoint)
     for tensor in sorted(checkpoint.tensors.values(), key=lambda t: (t.file, t.offset)):
         if tensor.name not in _SKIPPED:
             name = names[tensor.name]
-            yield name, _restored(name, dequantize_tensor(tensor, dtype), checkpoint, dialect)
+            held = _raw(tensor) if name in keep else dequantize_tensor(tensor, dtype)
+            yield name, _restored(name, held, checkpoint)
 
 
 def hugging_face_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """GGUF name -> Hugging Face name; unknown ones stay, for the model to refuse them."""
-    layer = _dialect(checkpoint).layer
-    found: dict[str, str] = {}
-    for name in checkpoint.tensors:
-        match = _BLOCK.fullmatch(name)
-        stem, _, end = name.rpartition(".")
-        if match and match[2] in layer:
-            found[name] = f"model.layers.{match[1]}.{layer[match[2]]}.{match[3]}"
-        elif stem in _TOP:
-            found[name] = f"{_TOP[stem]}.{end}"
-        else:
-            found[name] = name
-    return found
+    """GGUF name -> Hugging Face name."""
+    architecture = checkpoint.metadata.get("general.architecture")
+    return {name: hugging_face_name(name, architecture) for name in checkpoint.tensors}
 
 
 def dequantize_tensor(tensor: TensorInfo, dtype: torch.dtype = torch.float32) -> Tensor:
     """The numbers of one tensor of any ggml type. Raises ModelError for types nobody can read."""
-    block, block_bytes = GGML_BLOCKS[tensor.dtype]
-    rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-    row_bytes = tensor.shape[-1] // block * block_bytes
-    raw = np.memmap(
-        tensor.file, dtype=np.uint8, mode="r", offset=tensor.offset, shape=(rows, row_bytes)
-    )
-    out = torch.empty(rows, tensor.shape[-1], dtype=dtype)
-    step = max(1, _PIECE_ELEMENTS // tensor.shape[-1])
+    raw = _raw(tensor)
+    plain = _PLAIN.get(tensor.dtype)
+    if plain is not None:
+        return _aligned(raw, tensor).view(plain).view(tensor.shape).to(dtype)
+    width = tensor.shape[-1]
+    out = torch.empty(raw.shape[0], width, dtype=dtype)
+    step = max(1, _PIECE_ELEMENTS // width)
     read = _reader(tensor)
-    for row in range(0, rows, step):
-        out[row : row + step] = torch.from_numpy(read(raw[row : row + step]))
+    for row in range(0, raw.shape[0], step):
+        out[row : row + step] = read(raw[row : row + step]).view(-1, width)
     return out.view(tensor.shape)
 
 
-def _reader(tensor: TensorInfo) -> Callable[[Any], Any]:
-    plain = _PLAIN.get(tensor.dtype)
-    if plain is not None:
-        return lambda rows: np.array(rows).view(plain)
+def _raw(tensor: TensorInfo) -> Tensor:
+    """u8[rows, bytes of a row], a view of the file."""
+    block, block_bytes = GGML_BLOCKS[tensor.dtype]
+    row_bytes = tensor.shape[-1] // block * block_bytes
+    # mode "c": writable without touching the file, which torch asks of a view
+    mapped = np.memmap(tensor.file, np.uint8, "c", tensor.offset, tensor.num_bytes)
+    return torch.from_numpy(mapped.view(np.ndarray)).view(-1, row_bytes)
+
+
+def _aligned(raw: Tensor, tensor: TensorInfo) -> Tensor:
+    """A view of another type must begin at a multiple of its size."""
+    return raw if tensor.offset % 8 == 0 else raw.clone()
+
+
+def _reader(tensor: TensorInfo) -> Callable[[Tensor], Tensor]:
+    """u8[rows, bytes] -> f32 elements."""
+    if tensor.dtype in BLOCK_SHAPES:
+        return lambda raw: _block_values(tensor.dtype, raw)
+    # The package costs a quarter of a second, which common types need not pay.
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
     kind = GGMLQuantizationType[tensor.dtype]
 
-    def read(rows: Any) -> Any:
+    def read(raw: Tensor) -> Tensor:
         try:
-            return dequantize(rows, kind)
+            found: Any = dequantize(raw.numpy(), kind)
         except NotImplementedError:
             raise ModelError(
                 f"{tensor.file}: tensor {tensor.name!r}: ggml type {tensor.dtype} cannot be read"
             ) from None
+        return torch.from_numpy(found)
 
     return read
 
 
-def _dialect(checkpoint: Checkpoint) -> _Dialect:
-    return _DIALECTS.get(str(checkpoint.metadata.get("general.architecture")), _Dialect())
+def _block_values(kind: str, raw: Tensor) -> Tensor:
+    elements, block_bytes = GGML_BLOCKS[kind]
+    codes, scales, mins = read_blocks(kind, raw.reshape(-1, block_bytes))
+    groups = scales.shape[1]
+    wide = codes.view(-1, groups, elements // groups).float()
+    wide.mul_(scales[..., None])
+    return wide if mins is None else wide.add_(mins[..., None])
 
 
-def _restored(name: str, tensor: Tensor, checkpoint: Checkpoint, dialect: _Dialect) -> Tensor:
+def _restored(name: str, tensor: Tensor, checkpoint: Checkpoint) -> Tensor:
     """The tensor as Hugging Face has it."""
-    if dialect.norm_offset and name.endswith("norm.weight"):
-        return tensor.float() - dialect.norm_offset
-    if dialect.rotates_neighbours:
+    architecture = str(checkpoint.metadata.get("general.architecture"))
+    offset = _NORM_OFFSETS.get(architecture, 0.0)
+    if offset and name.endswith("norm.weight"):
+        return tensor.float() - offset
+    if architecture in _NEIGHBOURS:
         for which, key in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
             if f".{which}." in name:
                 return _halves(tensor, checkpoint.config[key])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
 
 from inferplane.checkpoint import Checkpoint
 from inferplane.errors import ModelError
+from inferplane.loading.gguf import hugging_face_names, iterate_gguf
 from inferplane.loading.safetensors import iterate_safetensors
 
 __all__ = ["WeightStream", "iterate_weights"]
@@ -40,8 +41,11 @@ class WeightStream:
         return self._files.get(name, self.source)
 
 
-def iterate_weights(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> WeightStream:
-    """Every tensor of the checkpoint; GGUF blocks come dequantised, in `dtype`.
+def iterate_weights(
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, keep: Collection[str] = ()
+) -> WeightStream:
+    """Every tensor of the checkpoint; GGUF blocks come dequantised, in `dtype`, but for the names
+    in `keep` (`WeightTable.packed`), which stay u8[rows, bytes of a row].
 
     Tensors of safetensors files are views of the file: copy what must outlive the iteration.
     Raises ModelError when there are no weights, or, while iterating, when they cannot be read.
@@ -54,9 +58,6 @@ def iterate_weights(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) 
     if checkpoint.format == "safetensors":
         files = {name: str(tensor.file) for name, tensor in checkpoint.tensors.items()}
         return WeightStream(checkpoint, files, iterate_safetensors(checkpoint.tensors))
-    # The gguf package costs a quarter of a second, which other formats need not pay.
-    from inferplane.loading.gguf import hugging_face_names, iterate_gguf
-
     names = hugging_face_names(checkpoint)
     files = {names[name]: str(tensor.file) for name, tensor in checkpoint.tensors.items()}
-    return WeightStream(checkpoint, files, iterate_gguf(checkpoint, dtype))
+    return WeightStream(checkpoint, files, iterate_gguf(checkpoint, dtype, keep))

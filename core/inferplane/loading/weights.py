@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -15,10 +15,16 @@ __all__ = ["Assembly", "DummyKind", "HasWeights", "Place", "WeightTable", "dummy
 
 Place: TypeAlias = Callable[[Tensor], None]
 """Takes one whole checkpoint tensor of the expected shape."""
-DummyKind: TypeAlias = Literal["matrix", "ones", "zeros", "packed"]
+DummyKind: TypeAlias = Literal["matrix", "ones", "zeros"]
 
-_NEVER_NEEDED = (".rotary_emb.inv_freq", ".masked_bias", ".rotary_emb.cos_cached")
-"""Endings of tensors that old checkpoints carry and nobody reads."""
+_NEVER_NEEDED = (
+    ".rotary_emb.inv_freq",
+    ".masked_bias",
+    ".q_scale",
+    ".k_scale",
+    ".v_scale",
+)
+"""Endings of tensors that nobody reads: old tables, and scales for a KV cache of another type."""
 _DUMMY_PERIOD = 1_000_003
 """Length of the random sequence that dummy weights repeat: a prime, so that no two rows match."""
 _DUMMY_SPREAD = 0.02
@@ -28,10 +34,29 @@ _DUMMY_SPREAD = 0.02
 class _Slot:
     shape: tuple[int, ...]
     place: Place
-    packed: bool
     dummy: DummyKind
-    optional: bool
     loaded: bool = False
+
+
+@dataclass(slots=True)
+class _Group:
+    """Tensors that mean something only together: a quantised layer's."""
+
+    names: tuple[str, ...]
+    collect: Callable[[Mapping[str, Tensor]], None]
+    make_up: Callable[[torch.Generator], None]
+    in_blocks: bool
+    held: dict[str, Tensor] = field(default_factory=dict)
+    done: bool = False
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self.held[name] = tensor
+        if len(self.held) == len(self.names):
+            self.finish()
+
+    def finish(self) -> None:
+        self.collect(self.held)
+        self.held, self.done = {}, True
 
 
 class WeightTable:
@@ -39,23 +64,43 @@ class WeightTable:
 
     def __init__(self) -> None:
         self._slots: dict[str, _Slot] = {}
+        self._groups: list[_Group] = []
+        self._group_of: dict[str, _Group] = {}
         self._ignored: list[str] = []
         self._finish: list[Callable[[], None]] = []
 
     def expect(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        place: Place,
-        *,
-        packed: bool = False,
-        dummy: DummyKind = "matrix",
-        optional: bool = False,
+        self, name: str, shape: tuple[int, ...], place: Place, dummy: DummyKind = "matrix"
     ) -> None:
-        """Declare one tensor. `packed` ones hold codes, the others must be floating point."""
-        if name in self._slots:
+        """Declare one tensor of floating-point numbers."""
+        self._claim(name)
+        self._slots[name] = _Slot(shape, place, dummy)
+
+    def expect_group(
+        self,
+        names: Sequence[str],
+        collect: Callable[[Mapping[str, Tensor]], None],
+        make_up: Callable[[torch.Generator], None],
+        in_blocks: bool = False,
+    ) -> None:
+        """Declare tensors that are handed to `collect` together, in any types.
+
+        `in_blocks`: the loader must not dequantise them. `collect` raises ModelError for those that are missing; `make_up` stands in for it when
+        weights are made up.
+        """
+        group = _Group(tuple(names), collect, make_up, in_blocks)
+        self._groups.append(group)
+        for name in names:
+            self._claim(name)
+            self._group_of[name] = group
+
+    def packed(self) -> frozenset[str]:
+        """Names whose blocks the loader must leave as they are."""
+        return frozenset(name for name, group in self._group_of.items() if group.in_blocks)
+
+    def _claim(self, name: str) -> None:
+        if name in self._slots or name in self._group_of:
             raise ModelError(f"two layers of the model claim the tensor {name!r}")
-        self._slots[name] = _Slot(shape, place, packed, dummy, optional)
 
     def ignore(self, prefix: str) -> None:
         """Skip tensors whose name begins so: parts of the checkpoint this model does not use."""
@@ -77,8 +122,11 @@ class WeightTable:
         """
         origin = getattr(weights, "origin", None)
         for name, tensor in weights:
-            slot = self._slots.get(name)
             where = f"{origin(name)}: " if origin else ""
+            if name in self._group_of:
+                _add(where, self._group_of[name], name, tensor)
+                continue
+            slot = self._slots.get(name)
             if slot is None:
                 if not self._is_ignored(name):
                     raise ModelError(f"{where}tensor {name!r} is not part of this architecture")
@@ -98,16 +146,23 @@ class WeightTable:
         random = torch.Generator().manual_seed(seed)
         normal = (torch.randn(_DUMMY_PERIOD, generator=random) * _DUMMY_SPREAD).to(device)
         for name, slot in self._slots.items():
-            if not slot.optional:
-                yield name, _dummy(slot, normal, name)
+            yield name, _dummy(slot, normal, name)
+        for group in self._groups:
+            group.make_up(random)
+            group.done = True
 
     def _is_ignored(self, name: str) -> bool:
         return name.endswith(_NEVER_NEEDED) or name.startswith(tuple(self._ignored))
 
     def _check_complete(self, source: str) -> None:
-        missing = [n for n, slot in self._slots.items() if not (slot.loaded or slot.optional)]
+        for group in self._groups:
+            if group.held:
+                group.finish()  # which names what is missing, or does without
+        missing = [name for name, slot in self._slots.items() if not slot.loaded]
+        missing += [group.names[0] for group in self._groups if not group.done]
         if missing:
-            shape = list(self._slots[missing[0]].shape)
+            slot = self._slots.get(missing[0])
+            shape = list(slot.shape) if slot else "of a quantised layer"
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise ModelError(f"{source}: tensor {missing[0]!r} {shape} is missing{more}")
 
@@ -165,6 +220,15 @@ def dummy_weights(
     return model.weights.dummies(seed, device)
 
 
+def _add(where: str, group: _Group, name: str, tensor: Tensor) -> None:
+    if group.done or name in group.held:
+        raise ModelError(f"{where}tensor {name!r} occurs twice")
+    try:
+        group.add(name, tensor)
+    except ModelError as error:
+        raise ModelError(f"{where}{error}") from None
+
+
 def _check(where: str, slot: _Slot, tensor: Tensor) -> None:
     if slot.loaded:
         raise ModelError(f"{where} occurs twice")
@@ -172,8 +236,6 @@ def _check(where: str, slot: _Slot, tensor: Tensor) -> None:
         raise ModelError(
             f"{where} has shape {list(tensor.shape)}, the configuration says {list(slot.shape)}"
         )
-    if slot.packed:
-        return
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         raise ModelError(
             f"{where} has dtype {tensor.dtype}, needs float32, float16 or bfloat16 (a quantised "

@@ -11,4 +11,9 @@ INTERFACE_VERSION = (1, 0)
 
 @hookimpl
 def register_quantization_formats(register: Register) -> None:
-    """None yet: GGUF blocks are dequantised while they are loaded."""
+    register("awq", "inferplane.quantization.awq:Awq")
+    register("compressed-tensors", "inferplane.quantization.compressed_tensors:CompressedTensors")
+    register("fp8", "inferplane.quantization.fp8:Fp8")
+    register("gguf", "inferplane.quantization.gguf:Gguf")
+    register("gptq", "inferplane.quantization.gptq:Gptq")
+    register("online", "inferplane.quantization.online:Online")

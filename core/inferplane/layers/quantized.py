@@ -1,0 +1,350 @@
+"""Linear layers over quantised weights: which kernel serves them, and how they are loaded.
+
+A format says what the weights mean, a kernel multiplies them; this file brings the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from inferplane.errors import ConfigError
+from inferplane.interfaces import (
+    CanonicalWeight,
+    Choice,
+    LinearSite,
+    QuantFormat,
+    QuantKernel,
+    QuantScheme,
+    Reasons,
+)
+from inferplane.quantization.canonical import (
+    check_weight,
+    join_weights,
+    num_groups,
+    slice_weight,
+)
+from inferplane.quantization.reference import ReferenceKernel
+from inferplane.registry import Entry
+from inferplane.selection import REFERENCE, choose
+
+if TYPE_CHECKING:
+    from inferplane.layers.build import Builder
+
+__all__ = ["JoinedLinear", "Piece", "QuantizedLinear", "Quantizer"]
+
+_SPREAD = 0.02
+
+
+class QuantizedLinear:
+    """x[T,I] -> [T,O] by one kernel over what it repacked."""
+
+    __slots__ = ("apply", "bias", "packed")
+
+    packed: Mapping[str, Tensor]
+    bias: Tensor | None
+
+    def __init__(self, apply: Callable[..., Tensor]) -> None:
+        self.apply = apply
+        self.bias = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.apply(x, self.packed, self.bias)
+
+
+class JoinedLinear:
+    """Several layers with the same input, whose weights are of different kinds."""
+
+    __slots__ = ("layers",)
+
+    def __init__(self, layers: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        self.layers = tuple(layers)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x) for layer in self.layers], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One checkpoint layer's share in a linear layer of this rank."""
+
+    name: str
+    out_features: int
+    """Of the whole layer, over all ranks."""
+    rows: range
+    """Outputs that this rank computes."""
+
+
+class Quantizer:
+    """Decides for each layer of one model how its weights are kept, and loads them so."""
+
+    def __init__(self, build: Builder) -> None:
+        """Raises ConfigError for a format that nobody offers or a configuration it refuses."""
+        self._build = build
+        self._format = _open_format(build)
+        self._chosen: dict[tuple[QuantScheme, LinearSite], type[QuantKernel] | None] = {}
+
+    def scheme(self, layer: str, in_features: int, out_features: int) -> QuantScheme | None:
+        """What the layer's weights mean; None = it is kept in high precision."""
+        if self._format is None:
+            return None
+        scheme = self._format.scheme(layer)
+        if scheme is None:
+            return None
+        kernel = self._kernel(scheme, self._site(in_features, out_features))
+        return None if kernel is None and self._format.loads_dense else scheme
+
+    def tied_scheme(self, layer: str, in_features: int, out_features: int) -> QuantScheme | None:
+        """The scheme of an embedding that the checkpoint itself holds in quantised form."""
+        if self._format is None or not self._format.loads_dense:
+            return None
+        return self.scheme(layer, in_features, out_features)
+
+    def online_scheme(self, layer: str, in_features: int, out_features: int) -> QuantScheme | None:
+        """The scheme of a layer that the format makes from dense weights."""
+        if self._format is None or self._format.tensors(layer) != (f"{layer}.weight",):
+            return None
+        if self._format.loads_dense:
+            return None
+        return self.scheme(layer, in_features, out_features)
+
+    def linear(
+        self, pieces: Sequence[Piece], in_features: int, columns: range, scheme: QuantScheme
+    ) -> QuantizedLinear:
+        """One layer of all pieces, over the inputs in `columns`; it is complete after loading."""
+        num_rows = sum(len(piece.rows) for piece in pieces)
+        site = self._site(len(columns), num_rows)
+        kernel = self._make(scheme, site)
+        layer = QuantizedLinear(kernel.apply)
+        loading = _Loading(layer, kernel, len(pieces))
+        for place, piece in enumerate(pieces):
+            self._declare(piece, in_features, columns, scheme, loading, place)
+        return layer
+
+    def shared(
+        self, scheme: QuantScheme, in_features: int, rows: range
+    ) -> tuple[QuantizedLinear, Callable[[CanonicalWeight], None]]:
+        """A layer over the rows of somebody else's weight, and what to call with that weight."""
+        kernel = self._make(scheme, self._site(in_features, len(rows)))
+        layer = QuantizedLinear(kernel.apply)
+        loading = _Loading(layer, kernel, 1)
+        taken = slice(rows.start, rows.stop)
+        return layer, lambda weight: loading.add(
+            0, slice_weight(weight, taken, slice(None), scheme)
+        )
+
+    def from_dense(
+        self, layer: str, weight: Callable[[], Tensor], rows: range, scheme: QuantScheme
+    ) -> QuantizedLinear:
+        """A layer made from the dense `weight()` [O,I] once everything is loaded."""
+        found = self._format
+        assert found is not None
+        quantized, use = self.shared(scheme, self._build.config.hidden_size, rows)
+
+        def finish() -> None:
+            use(found.canonical(layer, {f"{layer}.weight": weight()}))
+
+        self._build.weights.when_loaded(finish)
+        return quantized
+
+    def stored(
+        self,
+        layer: str,
+        shape: tuple[int, int],
+        scheme: QuantScheme,
+        use: Callable[[CanonicalWeight], None],
+    ) -> None:
+        """Hand the layer's unpacked weight to `use`, for what is more than a multiplication."""
+        build, found = self._build, self._format
+        assert found is not None
+
+        def collect(tensors: Mapping[str, Tensor]) -> None:
+            use(self._canonical(found, layer, tensors, scheme, shape))
+
+        def make_up(random: torch.Generator) -> None:
+            use(_made_up(scheme, layer, shape, random, build.device))
+
+        build.weights.expect_group(found.tensors(layer), collect, make_up, found.loads_dense)
+
+    def _declare(
+        self,
+        piece: Piece,
+        in_features: int,
+        columns: range,
+        scheme: QuantScheme,
+        loading: _Loading,
+        place: int,
+    ) -> None:
+        whole = columns == range(in_features)
+        if scheme.reordered and not whole:
+            raise ConfigError(
+                f"layer {piece.name!r} has reordered inputs (desc_act), which cannot be divided "
+                "over ranks: serve it with tensor_parallel 1"
+            )
+        if not whole and scheme.group > 0 and len(columns) % scheme.group:
+            raise ConfigError(
+                f"layer {piece.name!r}: a rank's {len(columns)} inputs are no whole groups of "
+                f"{scheme.group}: choose a smaller tensor_parallel"
+            )
+        taken = slice(None) if whole else slice(columns.start, columns.stop)
+        rows = slice(piece.rows.start, piece.rows.stop)
+
+        def use(weight: CanonicalWeight) -> None:
+            loading.add(place, slice_weight(weight, rows, taken, scheme))
+
+        self.stored(piece.name, (piece.out_features, in_features), scheme, use)
+
+    def _canonical(
+        self,
+        found: QuantFormat,
+        layer: str,
+        tensors: Mapping[str, Tensor],
+        scheme: QuantScheme,
+        shape: tuple[int, int],
+    ) -> CanonicalWeight:
+        """Unpacked on the device: a processor core would take minutes for a large model."""
+        near = {name: tensor.to(self._build.device) for name, tensor in tensors.items()}
+        weight = found.canonical(layer, near)
+        check_weight(layer, weight, scheme, *shape)
+        return weight
+
+    def _site(self, in_features: int, out_features: int) -> LinearSite:
+        return LinearSite(in_features, out_features, self._build.dtype_name)
+
+    def _make(self, scheme: QuantScheme, site: LinearSite) -> QuantKernel:
+        kind = self._kernel(scheme, site)
+        if kind is not None:
+            assert self._build.runtime is not None
+            return kind(scheme, site, self._build.runtime)
+        fallbacks = self._build.binder.fallbacks
+        fallbacks["quantized_linear"] = fallbacks.get("quantized_linear", 0) + 1
+        return ReferenceKernel(scheme, site)
+
+    def _kernel(self, scheme: QuantScheme, site: LinearSite) -> type[QuantKernel] | None:
+        key = (scheme, site)
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(scheme, site)
+        return self._chosen[key]
+
+    def _choose(self, scheme: QuantScheme, site: LinearSite) -> type[QuantKernel] | None:
+        binder = self._build.binder
+        entries = [
+            entry
+            for entry in binder.catalogue["quantization_kernels"]
+            if entry.answers_to(binder.labels)
+        ]
+        classes: dict[Entry, Any] = {}
+
+        def reasons(entry: Entry) -> Reasons:
+            if self._build.runtime is None:
+                return ("the model was built without a device runtime",)
+            try:
+                classes[entry] = entry.load()
+            except Exception as error:  # a kernel's module may need anything; others must go on
+                return (f"cannot be imported: {type(error).__name__}: {error}",)
+            found: Reasons = classes[entry].supports(scheme, site, binder.caps)
+            return found
+
+        entry, choice = choose(
+            "quantization",
+            f"{describe(scheme)} {site.in_features}x{site.out_features} {site.dtype}",
+            entries,
+            reasons,
+            preferred=binder.caps.prefer.get("quantization", ()),
+            requested=binder.config.kernels.get("quantization", "auto"),
+        )
+        binder.choices.append(choice)
+        if entry is None:
+            self._refuse_strictly(scheme, choice)
+            return None
+        kernel: type[QuantKernel] = classes[entry]
+        return kernel
+
+    def _refuse_strictly(self, scheme: QuantScheme, choice: Choice) -> None:
+        binder = self._build.binder
+        loads_dense = self._format is not None and self._format.loads_dense
+        if binder.config.fallback != "error" or loads_dense:
+            return
+        told = "; ".join(f"{name}: {', '.join(why)}" for name, why in choice.rejected.items())
+        device = binder.labels[0] if binder.labels else "this device"
+        raise ConfigError(
+            f"no kernel on {device} for {choice.site} ({told or 'no plugin offers one'}), and "
+            f"fallback=error forbids the core's {REFERENCE}: allow it with fallback=reference, or "
+            "serve the unquantised model"
+        )
+
+
+class _Loading:
+    """Collects the pieces of one layer and repacks them when the last has come."""
+
+    def __init__(self, layer: QuantizedLinear, kernel: QuantKernel, count: int) -> None:
+        self._layer = layer
+        self._kernel = kernel
+        self._parts: dict[int, CanonicalWeight] = {}
+        self._count = count
+
+    def add(self, place: int, weight: CanonicalWeight) -> None:
+        self._parts[place] = weight
+        if len(self._parts) == self._count:
+            parts = [self._parts[number] for number in range(self._count)]
+            self._layer.packed = dict(self._kernel.repack(join_weights(parts)))
+            self._parts = {}
+
+
+def describe(scheme: QuantScheme) -> str:
+    """A scheme in words: "int4 group 32 with offsets, int8 activations"."""
+    words: list[str] = [scheme.weight]
+    words.append({0: "per output", -1: "per tensor"}.get(scheme.group, f"group {scheme.group}"))
+    if scheme.offset:
+        words.append("with offsets")
+    if scheme.reordered:
+        words.append("reordered")
+    if scheme.activation:
+        words.append(f"and {scheme.activation} activations ({scheme.activation_scale})")
+    return " ".join(words)
+
+
+def _open_format(build: Builder) -> QuantFormat | None:
+    config = build.config.quantization
+    if not config:
+        return None
+    method = config.get("quant_method")
+    if not isinstance(method, str):
+        raise ConfigError(f"quantization_config: quant_method is {method!r}, needs a name")
+    binder = build.binder
+    entry = binder.catalogue["quantization_formats"].get(method, binder.labels)
+    found: QuantFormat = entry.load()(config)
+    return found
+
+
+def _made_up(
+    scheme: QuantScheme,
+    layer: str,
+    shape: tuple[int, int],
+    random: torch.Generator,
+    device: str,
+) -> CanonicalWeight:
+    """A weight that no file holds, of about the size that trained ones have."""
+    groups = num_groups(layer, scheme, shape[1])
+    order = torch.arange(shape[1], dtype=torch.int32, device=device) if scheme.reordered else None
+    is_static = scheme.activation_scale == "static" and scheme.activation
+    if scheme.weight.startswith("fp8"):
+        kind = torch.float8_e4m3fn if scheme.weight == "fp8_e4m3" else torch.float8_e5m2
+        values = torch.randn(shape, generator=random).to(kind)
+        size = 1.0
+    else:
+        low, high = (-8, 8) if scheme.weight == "int4" else (-128, 128)
+        values = torch.randint(low, high, shape, generator=random, dtype=torch.int8)
+        size = high / 2
+    scales = torch.full((shape[0], groups), _SPREAD / size)
+    return CanonicalWeight(
+        values=values.to(device),
+        scales=scales.to(device),
+        offsets=torch.zeros_like(scales).to(device) if scheme.offset else None,
+        order=order,
+        input_scale=torch.full((1,), _SPREAD, device=device) if is_static else None,
+    )
