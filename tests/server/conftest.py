@@ -5,14 +5,13 @@ import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 import uvloop
 
-from inferplane.config import ApiKey, ServeSettings
+from inferplane.config import ServeSettings
 from inferplane.interfaces import EngineConfig
 from inferplane.launch import LaunchSettings, SchedulerConfig
 from inferplane.server.banner import Banner
@@ -78,6 +77,11 @@ class LiveServer:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60.0)
 
+    def wait_ready(self, key: str = "") -> None:
+        """A first answer, which waits for the engine."""
+        with self.client(key) as client:
+            assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+
     def call(self, work: Callable[[], object]) -> object:
         """Run something on the server's own loop and wait for it."""
 
@@ -127,8 +131,7 @@ def start(model_folder: Path) -> Iterator[Callable[..., LiveServer]]:
 def live(start: Callable[..., LiveServer]) -> LiveServer:
     """One server for all tests that leave it as it was."""
     server = start(served_names=(MODEL, "alias", "org/name"))
-    with server.client() as client:
-        assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+    server.wait_ready()
     return server
 
 
@@ -136,13 +139,3 @@ def live(start: Callable[..., LiveServer]) -> LiveServer:
 def http(live: LiveServer) -> Iterator[httpx2.Client]:
     with live.client() as client:
         yield client
-
-
-def key(name: str, *scopes: str) -> ApiKey:
-    """A key whose text is its name."""
-    import hashlib
-
-    return ApiKey(name, hashlib.sha256(name.encode()).digest(), scopes)
-
-
-__all__ = ["LiveServer", "key", "replace", "settings_for"]

@@ -287,7 +287,7 @@ class TokenIds(Kind):
         return made
 
     def matches(self, value: object) -> bool:
-        return isinstance(value, list) and all(not isinstance(m, str | list) for m in value)
+        return isinstance(value, list) and not (value and isinstance(value[0], str | list))
 
 
 @dataclass(frozen=True, slots=True)
