@@ -45,6 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="a setting of the device's own; may be repeated",
     )
     group.addoption(
+        "--inferplane-model",
+        metavar="PATH",
+        default=None,
+        help="a real model, to be compared with the core's own arithmetic in float32",
+    )
+    group.addoption(
         "--inferplane-level",
         metavar="N",
         type=int,

@@ -16,6 +16,7 @@ from inferplane.interfaces import (
     Capabilities,
     Executor,
     KVPlan,
+    Pending,
     ShapePolicy,
     StepBatch,
     StepResult,
@@ -151,7 +152,7 @@ class Driver:
             self._advance(work)
         return [rows[order.index(work)] for work in works]
 
-    def enqueue(self, works: Sequence[Work]) -> object:
+    def enqueue(self, works: Sequence[Work]) -> Pending[StepResult]:
         """A step whose result is not awaited; the sequences advance at once."""
         pending = self.executor.execute(self.build(works, [], []))
         for work in works:

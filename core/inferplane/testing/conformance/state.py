@@ -103,12 +103,11 @@ class KitState:
         """An executor for a tiny model, loaded and warmed up. Raises ConfigError, DeviceError."""
         key = (subject.device, kind, repr(sorted(settings.items())))
         if key not in self._started:
-            self._started[key] = self.start(subject, kind, **settings)
+            self._started[key] = self.start(subject, self.model(kind), **settings)
         return self._started[key]
 
-    def start(self, subject: Subject, kind: str = "llama", **settings: object) -> Started:
+    def start(self, subject: Subject, model: Path, **settings: object) -> Started:
         """A new executor, which the caller closes."""
-        model = self.model(kind)
         plan = subject.plan(model, **settings)
         executor = create_executor(plan)
         executor.load(_no_progress)

@@ -6,6 +6,7 @@ from inferplane.testing.conformance.executor_kv import ExecutorKVConformance
 from inferplane.testing.conformance.facts import FactsConformance
 from inferplane.testing.conformance.hygiene import HygieneConformance
 from inferplane.testing.conformance.kv import KVStoreConformance
+from inferplane.testing.conformance.models import ModelsConformance
 from inferplane.testing.conformance.ops import OpsConformance
 from inferplane.testing.conformance.quantization import QuantKernelConformance
 from inferplane.testing.conformance.sampling import SamplingConformance
@@ -50,3 +51,7 @@ class TestShapes(ShapesConformance):
 
 class TestSampling(SamplingConformance):
     """L5."""
+
+
+class TestModels(ModelsConformance):
+    """L6."""
