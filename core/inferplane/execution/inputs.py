@@ -40,7 +40,7 @@ class StepInputs:
     padding: Bucket | None
     """What the arrays were padded to: the bucket, unless its program takes any shape."""
     arrays: dict[str, Array]
-    """What a program takes comes first, always in the same order; sampling follows."""
+    """What the program takes, always in the same order; `sampling.arrays` go up beside them."""
     metas: tuple[AttentionMeta, ...]
     sampling: SamplingPlan
     num_rows: int
@@ -87,7 +87,6 @@ class InputBuilder:
         plan = plan_sampling(_spread(batch.sampling, width), len(rows))
         metas = tuple(part.backend.build(batch, padding) for part in self._parts)
         arrays = self._arrays(batch, bucket, rows, metas)
-        arrays |= {SAMPLING_PREFIX + name: array for name, array in plan.arrays.items()}
         return StepInputs(batch, bucket, padding, arrays, metas, plan, num_rows, width)
 
     def _arrays(

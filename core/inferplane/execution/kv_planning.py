@@ -52,12 +52,19 @@ def page_bytes(groups: Sequence[KVGroup], store: KVStore, block_size: int) -> in
     return max(sum(store.bytes_per_block(x, block_size) for x in g.layers) for g in groups)
 
 
-def plan_blocks(demand: KVDemand, page: int, memory: MemoryReport, config: EngineConfig) -> KVPlan:
+def plan_blocks(
+    demand: KVDemand,
+    page: int,
+    memory: MemoryReport,
+    config: EngineConfig,
+    may_shrink: bool = False,
+) -> KVPlan:
     """Cut what `memory_fraction` leaves of the device into pages.
 
     Memory that the device cannot tell (0) is taken to be enough for every lane at full length.
     Raises CapacityError naming bytes needed and available, and the longest context that would fit,
-    when not one sequence of `max_model_len` does.
+    when not one sequence of `max_model_len` does; with `may_shrink` the engine shortens the context
+    instead, and only a pool that holds nothing is an error.
     """
     one = demand.blocks(config.max_model_len)
     all_lanes = config.max_num_seqs * one
@@ -69,6 +76,8 @@ def plan_blocks(demand: KVDemand, page: int, memory: MemoryReport, config: Engin
         available, num_blocks = 0, all_lanes + 1
     if num_blocks - 1 < one:  # block 0 is scratch
         fits = demand.longest(max(num_blocks - 1, 0), config.max_model_len)
+        if fits and may_shrink:
+            return KVPlan(num_blocks, demand.block_size, demand.groups)
         remedy = f"--max-model-len {fits} fits" if fits else "not even one block fits"
         raise CapacityError(
             f"the KV cache of one request of {config.max_model_len} tokens needs "

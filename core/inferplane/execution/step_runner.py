@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inferplane.errors import DeviceError
 from inferplane.execution.attention_plan import AttentionPlan
-from inferplane.execution.inputs import InputBuilder, StepInputs
+from inferplane.execution.inputs import SAMPLING_PREFIX, InputBuilder, StepInputs
 from inferplane.execution.model_loading import LoadedModel
 from inferplane.execution.programs import Programs
 from inferplane.execution.results import ResultMaker, StepPending
@@ -76,8 +76,10 @@ class StepRunner:
         inputs = self._inputs.build(batch, bucket)
         if self._static and inputs.bucket is None:
             raise DeviceError(f"step {batch.step}: no bucket holds it, and nothing runs eagerly")
-        tensors = self._device.to_device(inputs.arrays, inputs.padding)
-        outputs = self._run_program(inputs, {**tensors, "previous": self._previous})
+        sampling = {SAMPLING_PREFIX + name: x for name, x in inputs.sampling.arrays.items()}
+        tensors = self._device.to_device(inputs.arrays | sampling, inputs.padding)
+        taken = {name: tensors[name] for name in inputs.arrays}
+        outputs = self._run_program(inputs, {**taken, "previous": self._previous})
         pending, drawn = self._results.begin(inputs, tensors, outputs)
         if drawn is not None:
             self._previous[: len(drawn)].copy_(drawn)

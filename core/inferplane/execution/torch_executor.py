@@ -88,7 +88,9 @@ class TorchExecutor(Executor):
             lengths = largest_step(self._context.caps.limits, config)
             self._run(self._prepare(trial), dummy_step(trial, lengths, drawn=True))
             self._device.synchronize()
-        return plan_blocks(demand, page, self._device.memory(), config)
+        return plan_blocks(
+            demand, page, self._device.memory(), config, may_shrink=self._plan.fit_context
+        )
 
     def start(self, plan: KVPlan, progress: Progress) -> None:
         """KV taken, every bucket compiled and run."""
@@ -162,8 +164,9 @@ class TorchExecutor(Executor):
 
     def _prepare(self, plan: KVPlan) -> StepRunner:
         assert self._loaded is not None and self._attention is not None and self._store is not None
+        # Outside of the guard: the kit writes to these tensors outside of steps.
+        self._store.allocate(plan)
         with self._device.guard():
-            self._store.allocate(plan)
             compiler = self._platform.create_compiler(self._context, self._device)
             return StepRunner(
                 self._context, self._device, self._store, self._loaded, self._attention, compiler
