@@ -110,11 +110,6 @@ class ModelSettings:
         "Number format of the KV cache; auto is that of the model.",
         aliases={"--kv-cache-dtype": "known here as --kv-dtype"},
     )
-    quantization: str = _device(
-        "auto",
-        kinds.TEXT,
-        "auto keeps the checkpoint's own, none dequantises, or a scheme to make while loading.",
-    )
     block_size: int = _device(0, kinds.count(0), "Tokens of a KV block; 0 = what the parts need.")
     attention: str = _device(
         "auto",
