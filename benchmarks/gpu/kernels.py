@@ -139,8 +139,10 @@ def stream_rows_times() -> Iterator[Row]:
         "0.6b down": (1024, 3072), "8b qkv": (6144, 4096), "8b o": (4096, 4096),
         "8b down": (4096, 14336), "8b gate-up": (28672, 4096),
     }  # fmt: skip
-    settings = ((8, 1024, 4), (16, 1024, 4), (4, 1024, 4), (16, 1024, 8), (8, 512, 4), (4, 1024, 2),
-                (16, 512, 4), (8, 2048, 8), (4, 2048, 4))  # fmt: skip
+    unrolled = ((8, 1024, 4, 0), (16, 1024, 4, 0), (4, 1024, 4, 0), (16, 1024, 8, 0),
+                (4, 1024, 2, 0), (8, 512, 2, 0))  # fmt: skip
+    staged = ((8, 1024, 4, 3), (8, 1024, 4, 4), (8, 512, 4, 4), (16, 512, 4, 4), (4, 1024, 4, 4),
+              (4, 2048, 4, 3), (16, 1024, 8, 3))  # fmt: skip
     for name, (outputs, inputs) in shapes.items():
         copies = max(2, 300_000_000 // (2 * outputs * inputs))
         weights = [
@@ -155,24 +157,24 @@ def stream_rows_times() -> Iterator[Row]:
             return seconds, weights[0].numel() * 2 / seconds / 1e12
 
         yield attempt(name, "torch", torch_time)
-        for rows, cols, warps in settings:
+        for rows, cols, warps, stages in unrolled if inputs <= 3072 else staged:
             if cols > inputs:
                 continue
 
             def timed(
-                rows: int = rows, cols: int = cols, warps: int = warps, x: Any = x,
-                weights: Any = weights, out: Any = out, size: tuple[int, int] = (outputs, inputs),
+                rows: int = rows, cols: int = cols, warps: int = warps, stages: int = stages,
+                x: Any = x, weights: Any = weights, out: Any = out, size: tuple[int, int] = (outputs, inputs),
             ) -> tuple[float, float]:  # fmt: skip
                 def call(w: Any) -> None:
                     stream_rows[(triton.cdiv(size[0], rows),)](
                         x, w, w, out, size[1], size[1], size[0], size[0], INPUTS=size[1], M=1,
-                        ROWS=rows, COLS=cols, BIAS=False, num_warps=warps,
+                        ROWS=rows, COLS=cols, BIAS=False, STAGES=stages, num_warps=warps,
                     )  # fmt: skip
 
                 seconds = graph_seconds([lambda w=w: call(w) for w in weights])
                 return seconds, weights[0].numel() * 2 / seconds / 1e12
 
-            yield attempt(name, f"rows {rows} cols {cols} warps {warps}", timed)
+            yield attempt(name, f"rows {rows} cols {cols} warps {warps} stages {stages}", timed)
 
 
 def small_rows() -> Iterator[Row]:

@@ -82,7 +82,11 @@ class SelfAttention:
 
     def __call__(self, x: Tensor, turn: tuple[Tensor, Tensor], context: ForwardContext) -> Tensor:
         """`turn` = (cos, sin) of this step's positions."""
-        q, k, v = torch.split(self.qkv(x).view(-1, *self._heads), self._sizes, 1)
+        return self.finish(self.qkv(x), turn, context)
+
+    def finish(self, qkv: Tensor, turn: tuple[Tensor, Tensor], context: ForwardContext) -> Tensor:
+        """The same from the merged projections on."""
+        q, k, v = torch.split(qkv.view(-1, *self._heads), self._sizes, 1)
         q, k = self._turned(q, k, turn)
         return self.output(context.attend(self.name, q, k, v).reshape(-1, self.width))
 

@@ -237,7 +237,7 @@ class Builder:
             self.weights.expect(f"{name}.weight", (rows, size), weight.piece((_ALL,), (_ALL,)))
             return layer
         table = layer.packed = PackedTable(scheme)
-        table.users.append(lambda packed: dequantize_into(weight.tensor(), packed))
+        table.users.append(lambda packed: dequantize_into(weight.tensor(), packed, scheme))
 
         def use(packed: CanonicalWeight) -> None:
             for user in table.users:

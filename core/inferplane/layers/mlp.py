@@ -6,6 +6,7 @@ from torch import Tensor
 
 from inferplane.layers.activation import gate_op
 from inferplane.layers.build import Builder
+from inferplane.layers.fused import GatedDown
 
 __all__ = ["GatedMlp"]
 
@@ -13,7 +14,7 @@ __all__ = ["GatedMlp"]
 class GatedMlp:
     """x[T,D] -> [T,D]: down(act(gate(x)) * up(x)), gate and up in one multiplication."""
 
-    __slots__ = ("act", "down", "gate_up")
+    __slots__ = ("down", "finish", "gate_up")
 
     def __init__(self, build: Builder, prefix: str, bias: bool = False) -> None:
         """`prefix` names the tensors: `prefix`.gate_proj.weight, .up_proj, .down_proj."""
@@ -22,8 +23,11 @@ class GatedMlp:
         self.gate_up = build.merged_linear(
             (f"{prefix}.gate_proj", f"{prefix}.up_proj"), size, (inner, inner), bias, (part, part)
         )
-        self.act = build.op(gate_op(build.config.activation), I=len(part))
         self.down = build.linear(f"{prefix}.down_proj", inner, size, bias, split="inputs")
+        gate = gate_op(build.config.activation)
+        act = build.op(gate, I=len(part))
+        self.finish = GatedDown(build, act, gate == "silu_mul/1", self.down)
+        """gate_up(x)[T,2I] -> [T,D]"""
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.act(self.gate_up(x)))
+        return self.finish(self.gate_up(x))

@@ -166,7 +166,7 @@ class Quantizer:
             use(self._canonical(found, layer, tensors, scheme, shape))
 
         def make_up(random: torch.Generator) -> None:
-            use(_made_up(scheme, layer, shape, random, build.device))
+            use(_made_up(scheme, shape, random, build.device))
 
         build.weights.expect_group(found.tensors(layer), collect, make_up, found.loads_dense)
 
@@ -323,13 +323,12 @@ def _open_format(build: Builder) -> QuantFormat | None:
 
 def _made_up(
     scheme: QuantScheme,
-    layer: str,
     shape: tuple[int, int],
     random: torch.Generator,
     device: str,
 ) -> CanonicalWeight:
     """A weight that no file holds, of about the size that trained ones have."""
-    groups = num_groups(layer, scheme, shape[1])
+    groups = num_groups(scheme, shape[1])
     order = torch.arange(shape[1], dtype=torch.int32, device=device) if scheme.reordered else None
     is_static = scheme.activation_scale == "static" and scheme.activation
     if scheme.weight.startswith("fp8"):

@@ -11,6 +11,8 @@ from torch import Tensor
 from inferplane.interfaces import ForwardContext, LayerKV, Model
 from inferplane.layers.attention import SelfAttention
 from inferplane.layers.build import Builder
+from inferplane.layers.fused import NormedLinear
+from inferplane.layers.mlp import GatedMlp
 from inferplane.model_config import ModelConfig
 
 __all__ = ["Decoder", "DecoderLayer", "PreNormLayer", "Turn"]
@@ -26,7 +28,7 @@ DecoderLayer: TypeAlias = Callable[
 class PreNormLayer:
     """Attention and feed-forward part, each behind a norm and beside a residual."""
 
-    __slots__ = ("attention", "mlp", "mlp_norm", "norm")
+    __slots__ = ("_gate_up", "_qkv", "attention", "mlp", "mlp_norm", "norm")
 
     def __init__(
         self,
@@ -40,15 +42,23 @@ class PreNormLayer:
         self.mlp_norm = build.norm(f"{prefix}.post_attention_layernorm", size)
         self.attention = attention
         self.mlp = mlp
+        self._qkv = NormedLinear(build, self.norm, attention.qkv)
+        self._gate_up = None
+        if isinstance(mlp, GatedMlp):
+            self._gate_up = NormedLinear(build, self.mlp_norm, mlp.gate_up)
 
     def __call__(
         self, x: Tensor, residual: Tensor | None, turn: Turn, context: ForwardContext
     ) -> tuple[Tensor, Tensor]:
         if residual is None:
-            x, residual = self.norm(x), x
+            qkv, residual = self.attention.qkv(self.norm(x)), x
         else:
-            x, residual = self.norm.add(x, residual)
-        x, residual = self.mlp_norm.add(self.attention(x, turn, context), residual)
+            qkv, residual = self._qkv(x, residual)
+        x = self.attention.finish(qkv, turn, context)
+        if self._gate_up is not None and isinstance(self.mlp, GatedMlp):
+            gate_up, residual = self._gate_up(x, residual)
+            return self.mlp.finish(gate_up), residual
+        x, residual = self.mlp_norm.add(x, residual)
         return self.mlp(x), residual
 
 

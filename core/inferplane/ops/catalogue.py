@@ -91,6 +91,17 @@ _ALL = (
         "(x[T,I], w[O,I], b[O] or None) -> [T,O]", ("I", "O"), "linear",
     ),
     OpInfo(
+        "add_norm_linear/1", _REFERENCE + "linear:add_norm_linear",
+        "(x[T,I], residual[T,I], norm_w f32[I], eps, w[O,I], b[O] or None) -> (y[T,O], "
+        "residual[T,I]): add_rms_norm, then linear",
+        ("I", "O"), "linear", required=False,
+    ),
+    OpInfo(
+        "silu_mul_linear/1", _REFERENCE + "linear:silu_mul_linear",
+        "(x[T,2I], w[O,I], b[O] or None) -> [T,O]: silu_mul, then linear",
+        ("I", "O"), "linear", required=False,
+    ),
+    OpInfo(
         "logits/1", _REFERENCE + "linear:logits",
         "(x[R,D], w[V,D]) -> f32[R,V]", ("D", "V"), "linear",
     ),

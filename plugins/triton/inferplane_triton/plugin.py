@@ -22,4 +22,6 @@ def register_kernels(register: Register) -> None:
     register("silu_mul/1", _KERNELS + "activation:silu_mul", on=on)
     register("gelu_mul/1", _KERNELS + "activation:gelu_mul", on=on)
     register("linear/1", _KERNELS + "linear:LINEAR", on=on)
+    register("add_norm_linear/1", _KERNELS + "fused:ADD_NORM_LINEAR", on=on)
+    register("silu_mul_linear/1", _KERNELS + "fused:SILU_MUL_LINEAR", on=on)
     register("sample/1", _KERNELS + "sampling:sample", on=on)

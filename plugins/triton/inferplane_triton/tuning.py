@@ -14,6 +14,8 @@ __all__ = [
     "StreamTuning",
     "Target",
     "decode_tuning",
+    "gated_tuning",
+    "normed_tuning",
     "prefill_tuning",
     "stream_tuning",
     "target",
@@ -67,8 +69,10 @@ class StreamTuning:
     rows: int
     """Outputs of one program."""
     cols: int
-    """Inputs of one unrolled step."""
+    """Inputs of one step of the loop."""
     warps: int
+    stages: int
+    """0 = unrolled, in registers; else steps held in on-chip memory."""
 
 
 @lru_cache(maxsize=1)
@@ -113,4 +117,20 @@ def stream_tuning(inputs: int, outputs: int) -> StreamTuning:
     """Many programs, each with tens of kilobytes of weights in flight."""
     cols = min(1024, max(16, int(triton.next_power_of_2(inputs))))
     rows = 16 if outputs >= 4096 and inputs <= 1024 else 8
-    return StreamTuning(rows, cols, 4)
+    return StreamTuning(rows, cols, 4, 0 if inputs <= 3072 else 4)
+
+
+@lru_cache(maxsize=64)
+def normed_tuning(inputs: int, outputs: int) -> StreamTuning:
+    """A program holds whole rows: `cols` = all inputs."""
+    pad = max(16, int(triton.next_power_of_2(inputs)))
+    wide = pad > 2048
+    rows = 16 if outputs >= 4096 and not wide else 8
+    return StreamTuning(rows, pad, 8 if wide else 4, 0)
+
+
+@lru_cache(maxsize=64)
+def gated_tuning(inputs: int, outputs: int) -> StreamTuning:
+    """Fewer outputs a program than `stream_tuning`: two inputs are loaded for each weight."""
+    cols = min(1024, max(16, int(triton.next_power_of_2(inputs))))
+    return StreamTuning(4 if outputs <= 2048 else 8, cols, 4, 0)

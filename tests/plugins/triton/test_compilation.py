@@ -112,7 +112,21 @@ CASES = {
         options={"num_warps": 1},
     ),
     "stream": Case(
-        "stream:stream_rows", {"INPUTS": 3072, "M": 1, "ROWS": 8, "COLS": 1024, "BIAS": False}
+        "stream:stream_rows",
+        {"INPUTS": 3072, "M": 1, "ROWS": 8, "COLS": 1024, "BIAS": False, "STAGES": 0},
+    ),
+    "stream through on-chip memory": Case(
+        "stream:stream_rows",
+        {
+            "INPUTS": 14336, "M": 1, "ROWS": 8, "COLS": 1024, "BIAS": False, "STAGES": 3,
+        },
+    ),
+    "stream with the norm": Case(
+        "stream:stream_normed",
+        {"INPUTS": 1024, "PAD": 1024, "M": 1, "ROWS": 8, "ADD": True, "BIAS": False},
+    ),
+    "stream with the gate": Case(
+        "stream:stream_gated", {"INPUTS": 3072, "M": 1, "ROWS": 4, "COLS": 1024}
     ),
     "argmax parts": Case(
         "sampling:argmax_parts",

@@ -5,32 +5,43 @@ import triton.language as tl
 
 
 @triton.jit
+def add_columns(acc, x_ptr, source, x_stride, begin, inside,
+                INPUTS: tl.constexpr, M: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
+    """acc[M, ROWS, COLS] plus the products of columns begin..begin + COLS."""
+    at = begin + tl.arange(0, COLS)
+    m = tl.arange(0, M)
+    if INPUTS % COLS == 0:
+        w = tl.load(source + at[None, :], mask=inside[:, None], other=0.0)
+        x = tl.load(x_ptr + m[:, None] * x_stride + at[None, :])
+    else:
+        present = (at < INPUTS)[None, :]
+        w = tl.load(source + at[None, :], mask=inside[:, None] & present, other=0.0)
+        x = tl.load(x_ptr + m[:, None] * x_stride + at[None, :], mask=present, other=0.0)
+    return acc + w.to(tl.float32)[None, :, :] * x.to(tl.float32)[:, None, :]
+
+
+@triton.jit
 def stream_rows(
     x_ptr, w_ptr, bias_ptr, out_ptr, x_stride, w_stride, out_stride, outputs,
     INPUTS: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    BIAS: tl.constexpr,
+    BIAS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Program p computes outputs p * ROWS..: out[M, O] = x[M, I] @ w[O, I]^T + bias.
 
-    The loop is unrolled: all of a program's loads are in flight at once, as registers allow.
+    With STAGES 0 the loop is unrolled, so that all loads of a program are in flight at once; long
+    rows would not fit the registers and go through on-chip memory, STAGES deep.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < outputs
-    col = tl.arange(0, COLS)
     m = tl.arange(0, M)
     source = w_ptr + row.to(tl.int64)[:, None] * w_stride
     acc = tl.zeros([M, ROWS, COLS], tl.float32)
-    for begin in tl.static_range(0, INPUTS, COLS):
-        at = begin + col
-        if begin + COLS <= INPUTS:
-            w = tl.load(source + at[None, :], mask=inside[:, None], other=0.0)
-            x = tl.load(x_ptr + m[:, None] * x_stride + at[None, :])
-        else:
-            w = tl.load(source + at[None, :], mask=inside[:, None] & (at < INPUTS)[None, :],
-                        other=0.0)  # fmt: skip
-            x = tl.load(x_ptr + m[:, None] * x_stride + at[None, :], mask=(at < INPUTS)[None, :],
-                        other=0.0)  # fmt: skip
-        acc += w.to(tl.float32)[None, :, :] * x.to(tl.float32)[:, None, :]
+    if STAGES:
+        for begin in tl.range(0, INPUTS, COLS, num_stages=STAGES):
+            acc = add_columns(acc, x_ptr, source, x_stride, begin, inside, INPUTS, M, COLS)
+    else:
+        for begin in tl.static_range(0, INPUTS, COLS):
+            acc = add_columns(acc, x_ptr, source, x_stride, begin, inside, INPUTS, M, COLS)
     out = tl.sum(acc, axis=2)
     if BIAS:
         out += tl.load(bias_ptr + row, mask=inside, other=0.0).to(tl.float32)[None, :]

@@ -8,9 +8,16 @@ import triton
 from torch import Tensor
 
 from inferplane.interfaces import Capabilities, OpSite
+from inferplane.ops.reference.linear import add_norm_linear as reference_add_norm_linear
+from inferplane.ops.reference.linear import silu_mul_linear as reference_silu_mul_linear
 from inferplane.ops.reference.sampling import argmax
 from inferplane.ops.sampling import SamplingTensors
 from inferplane_triton.device.stream import stream_gated, stream_normed, stream_rows
+from inferplane_triton.kernels.fused import (
+    ADD_NORM_LINEAR,
+    add_norm_linear,
+    silu_mul_linear,
+)
 from inferplane_triton.kernels.linear import LINEAR, linear
 from inferplane_triton.kernels.sampling import sample
 
@@ -43,13 +50,14 @@ def test_a_matrix_that_streams_fully_elsewhere_is_left_alone() -> None:
     assert LINEAR.supports(small, Capabilities()) == ()
 
 
+@pytest.mark.parametrize("stages", [0, 3])
 @pytest.mark.parametrize(("rows", "inputs"), [(1, 576), (2, 128), (4, 96)])
-def test_a_few_rows_share_each_weight(rows: int, inputs: int, device: str) -> None:
+def test_a_few_rows_share_each_weight(rows: int, inputs: int, stages: int, device: str) -> None:
     x, w, b = operands(rows, inputs, device)
     out = torch.empty(rows, OUTPUTS, dtype=x.dtype, device=device)
     stream_rows[(triton.cdiv(OUTPUTS, 8),)](
         x, w, b, out, x.stride(0), w.stride(0), OUTPUTS, OUTPUTS,
-        INPUTS=inputs, M=rows, ROWS=8, COLS=64, BIAS=True,
+        INPUTS=inputs, M=rows, ROWS=8, COLS=64, BIAS=True, STAGES=stages,
     )  # fmt: skip
     close(out, x.double() @ w.double().t() + b.double())
 
@@ -83,6 +91,30 @@ def test_the_norm_is_applied_on_the_way(add: bool, device: str) -> None:
     close(out, normed @ w.double().t() + b.double())
     if add:
         torch.testing.assert_close(total, x + residual, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("inputs", [96, 2100])
+def test_the_fused_ops_are_the_ops_in_turn(rows: int, inputs: int, device: str) -> None:
+    x, w, b = operands(rows, inputs, device)
+    residual, weight = torch.randn_like(x), torch.randn(inputs, device=device)
+    for bias in (b, None):
+        got = add_norm_linear(x, residual, weight, 1e-5, w, bias)
+        wanted = reference_add_norm_linear(x, residual, weight, 1e-5, w, bias)
+        for ours, theirs in zip(got, wanted, strict=True):
+            close(ours, theirs.double())
+        gates = torch.cat((x, residual), 1)
+        close(silu_mul_linear(gates, w, bias), reference_silu_mul_linear(gates, w, bias).double())
+
+
+def test_fusing_is_left_where_it_does_not_pay() -> None:
+    def site(inputs: int, outputs: int, dtype: str = "bfloat16") -> OpSite:
+        return OpSite("add_norm_linear/1", dtype, {"I": inputs, "O": outputs})
+
+    assert ADD_NORM_LINEAR.supports(site(1024, 6144), Capabilities()) == ()
+    assert ADD_NORM_LINEAR.supports(site(4096, 28672), Capabilities())
+    assert ADD_NORM_LINEAR.supports(site(8192, 64), Capabilities())
+    assert ADD_NORM_LINEAR.supports(site(64, 64, "float32"), Capabilities())
 
 
 def test_argmax_takes_the_lowest_of_equals_and_refuses_what_is_not_finite(device: str) -> None:
