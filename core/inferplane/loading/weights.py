@@ -85,8 +85,8 @@ class WeightTable:
     ) -> None:
         """Declare tensors that are handed to `collect` together, in any types.
 
-        `in_blocks`: the loader must not dequantise them. `collect` raises ModelError for those that are missing; `make_up` stands in for it when
-        weights are made up.
+        `in_blocks`: the loader must not dequantise them. `collect` raises ModelError for those that
+        are missing; `make_up` stands in for it when weights are made up.
         """
         group = _Group(tuple(names), collect, make_up, in_blocks)
         self._groups.append(group)

@@ -14,7 +14,15 @@ from torch import Tensor
 from inferplane.errors import ModelError
 from inferplane.interfaces import CanonicalWeight, QuantScheme
 
-__all__ = ["check_weight", "join_weights", "order_of_groups", "slice_weight", "take"]
+__all__ = [
+    "check_weight",
+    "expand_scales",
+    "join_weights",
+    "num_groups",
+    "order_of_groups",
+    "slice_weight",
+    "take",
+]
 
 _RANGES = {"int4": (-8, 7), "int8": (-128, 127)}
 
@@ -43,7 +51,7 @@ def check_weight(
             f"layer {layer!r}: its weights unpack to {list(weight.values.shape)}, the "
             f"configuration says [{out_features}, {in_features}]"
         )
-    groups = num_groups(layer, scheme, in_features)
+    groups = num_groups(scheme, in_features)
     parts = {"scales": weight.scales, "offsets": weight.offsets}
     for name, part in parts.items():
         if part is None:
@@ -64,16 +72,9 @@ def check_weight(
     _check_codes(layer, weight.values, scheme)
 
 
-def num_groups(layer: str, scheme: QuantScheme, in_features: int) -> int:
-    """G of a layer. Raises ModelError when groups do not divide its inputs."""
-    if scheme.group <= 0:
-        return 1
-    if in_features % scheme.group:
-        raise ModelError(
-            f"layer {layer!r}: {in_features} inputs are no multiple of the group size "
-            f"{scheme.group}"
-        )
-    return in_features // scheme.group
+def num_groups(scheme: QuantScheme, in_features: int) -> int:
+    """G of a layer; its last group may be shorter than the others."""
+    return 1 if scheme.group <= 0 else -(-in_features // scheme.group)
 
 
 def _check_codes(layer: str, values: Tensor, scheme: QuantScheme) -> None:
@@ -92,17 +93,19 @@ def _check_codes(layer: str, values: Tensor, scheme: QuantScheme) -> None:
         )
 
 
-def order_of_groups(name: str, group_of_input: Tensor, groups: int) -> Tensor:
+def order_of_groups(name: str, group_of_input: Tensor, group: int) -> Tensor:
     """order i32[I] that sorts inputs by group: column j of the values is input order[j].
 
-    Raises ModelError when the groups are not equally large.
+    Raises ModelError when a group has not `group` inputs, the last one those that are left.
     """
     in_features = group_of_input.shape[0]
+    groups = -(-in_features // group)
     low, high = torch.aminmax(group_of_input)
     if int(low) < 0 or int(high) >= groups:
         raise ModelError(f"tensor {name!r} names group {int(high)}, the layer has {groups}")
     sizes = torch.bincount(group_of_input.long(), minlength=groups)
-    if in_features % groups or bool((sizes != in_features // groups).any()):
+    sizes[-1] += groups * group - in_features
+    if bool((sizes != group).any()):
         raise ModelError(f"tensor {name!r} puts unequal numbers of inputs into its groups")
     return torch.argsort(group_of_input.long(), stable=True).to(torch.int32)
 

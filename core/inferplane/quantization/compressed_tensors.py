@@ -113,7 +113,7 @@ class CompressedTensors(QuantFormat):
         if rule.reordered:
             name = f"{layer}.weight_g_idx"
             group_of_input = take(tensors, name, (torch.int32, torch.int64), 1)
-            order = order_of_groups(name, group_of_input, scales.shape[1])
+            order = order_of_groups(name, group_of_input, rule.group)
             values = values[:, order.long()]
         zeros = None if rule.symmetric else _zeros(layer, tensors, rule, scales)
         input_scale = tensors.get(f"{layer}.input_scale")

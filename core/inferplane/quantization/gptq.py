@@ -88,7 +88,7 @@ class Gptq(QuantFormat):
         values = (codes.to(torch.int16) - centre).to(torch.int8)
         zeros_OG = self._zeros(layer, tensors, rule, scales_GO)
         scales = scales_GO.t().contiguous()
-        order = self._order(layer, tensors, rule, groups, in_features)
+        order = self._order(layer, tensors, rule, in_features)
         return CanonicalWeight(
             values=values if order is None else values[:, order.long()],
             scales=scales,
@@ -143,7 +143,6 @@ class Gptq(QuantFormat):
         layer: str,
         tensors: Mapping[str, Tensor],
         rule: _Rule,
-        groups: int,
         in_features: int,
     ) -> Tensor | None:
         name = f"{layer}.g_idx"
@@ -155,7 +154,7 @@ class Gptq(QuantFormat):
                 f"tensor {name!r} has {group_of_input.shape[0]} entries, the layer has "
                 f"{in_features} inputs"
             )
-        order = order_of_groups(name, group_of_input, groups)
+        order = order_of_groups(name, group_of_input, rule.group)
         if rule.reordered:
             return order
         if not torch.equal(order.long(), torch.arange(in_features, device=order.device)):

@@ -28,15 +28,12 @@ __all__ = ["ReferenceKernel", "dequantize", "dequantize_into", "requantize_input
 _PIECE_ELEMENTS = 2**22
 
 
-def dequantize(weight: CanonicalWeight) -> Tensor:
+def dequantize(weight: CanonicalWeight, scheme: QuantScheme) -> Tensor:
     """f32[O,I], inputs in their natural order: values * scales + offsets."""
-    out_features, in_features = weight.values.shape
-    groups = weight.scales.shape[1]
-    wide = weight.values.float().view(out_features, groups, in_features // groups)
-    wide = wide * weight.scales[..., None]
+    in_features = weight.values.shape[1]
+    wide = weight.values.float() * _for_each_input(weight.scales, scheme, in_features)
     if weight.offsets is not None:
-        wide = wide + weight.offsets[..., None]
-    wide = wide.view(out_features, in_features)
+        wide = wide + _for_each_input(weight.offsets, scheme, in_features)
     if weight.order is None:
         return wide
     natural = torch.empty_like(wide)
@@ -44,7 +41,14 @@ def dequantize(weight: CanonicalWeight) -> Tensor:
     return natural
 
 
-def dequantize_into(target: Tensor, weight: CanonicalWeight) -> None:
+def _for_each_input(part: Tensor, scheme: QuantScheme, in_features: int) -> Tensor:
+    """[O,G] -> [O,1] or [O,I]; a last group may be shorter."""
+    if scheme.group <= 0:
+        return part
+    return part.repeat_interleave(scheme.group, 1)[:, :in_features]
+
+
+def dequantize_into(target: Tensor, weight: CanonicalWeight, scheme: QuantScheme) -> None:
     """Fill target [O,I] of any dtype, a few rows at a time: a vocabulary's f32 would be large."""
     step = max(1, _PIECE_ELEMENTS // max(target.shape[1], 1))
     for row in range(0, target.shape[0], step):
@@ -55,7 +59,7 @@ def dequantize_into(target: Tensor, weight: CanonicalWeight) -> None:
             scales=weight.scales[rows],
             offsets=None if weight.offsets is None else weight.offsets[rows],
         )
-        target[rows] = dequantize(part)
+        target[rows] = dequantize(part, scheme)
 
 
 def requantize_input(x: Tensor, scheme: QuantScheme, input_scale: Tensor | None) -> Tensor:
@@ -86,7 +90,7 @@ class ReferenceKernel(QuantKernel):
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
         dense = torch.empty(weight.values.shape, dtype=self.dtype, device=weight.values.device)
-        dequantize_into(dense, weight)
+        dequantize_into(dense, weight, self.scheme)
         packed = {"weight": dense}
         if weight.input_scale is not None:
             packed["input_scale"] = weight.input_scale

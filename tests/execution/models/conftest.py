@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,32 @@ import torch
 from torch import Tensor
 
 from inferplane.checkpoint import open_checkpoint
+from inferplane.hookspecs import Register
 from inferplane.interfaces import Capabilities, EngineConfig
 from inferplane.layers.build import AttentionSite, Builder
 from inferplane.loading import iterate_weights
 from inferplane.model_config import ModelConfig, read_model_config
 from inferplane.models.plugin import register_models
 from inferplane.ops.bind import Binder
+from inferplane.quantization.plugin import register_quantization_formats
 from inferplane.registry import Catalogue, Entry
 
 
-def builtin_models() -> Catalogue:
+def builtins() -> list[tuple[str, Entry]]:
+    """The register lines of the core's models and formats."""
     lines: list[tuple[str, Entry]] = []
 
-    def register(name: str, target: str, *, on: tuple[str, ...] = (), priority: int = 0) -> None:
-        lines.append(("models", Entry(name, target, "inferplane", on, priority)))
+    def collector(kind: str) -> Register:
+        def register(
+            name: str, target: str, *, on: tuple[str, ...] = (), priority: int = 0
+        ) -> None:
+            lines.append((kind, Entry(name, target, "inferplane", on, priority)))
 
-    register_models(register)
-    return Catalogue(lines)
+        return register
+
+    register_models(collector("models"))
+    register_quantization_formats(collector("quantization_formats"))
+    return lines
 
 
 class WholeSequence:
@@ -57,17 +66,25 @@ class WholeSequence:
 class Loaded:
     """A model read from files, able to continue a prompt."""
 
-    def __init__(self, path: Path, dtype: str = "float32", max_len: int = 512) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: str = "float32",
+        max_len: int = 512,
+        lines: Sequence[tuple[str, Entry]] = (),
+        quantization: str = "auto",
+    ) -> None:
+        """`lines` = what plugins offer besides the core's own."""
         checkpoint = open_checkpoint(path)
-        self.config: ModelConfig = read_model_config(checkpoint, dtype)
-        catalogue = builtin_models()
+        self.config: ModelConfig = read_model_config(checkpoint, dtype, quantization)
+        catalogue = Catalogue([*builtins(), *lines])
         engine = EngineConfig(str(path), max_model_len=max_len)
-        binder = Binder(catalogue, ("acme",), Capabilities(), engine)
+        self.binder = Binder(catalogue, ("acme",), Capabilities(), engine)
         kind = catalogue["models"].get(self.config.architecture).load()
-        self.model: Any = kind(
-            self.config, Builder(self.config, binder, getattr(torch, dtype), "cpu")
-        )
-        self.model.load(iterate_weights(checkpoint))
+        runtime: Any = object()
+        build = Builder(self.config, self.binder, getattr(torch, dtype), "cpu", runtime=runtime)
+        self.model: Any = kind(self.config, build)
+        self.model.load(iterate_weights(checkpoint, torch.float32, build.weights.packed()))
 
     @torch.inference_mode()
     def logits(self, ids: list[int]) -> Tensor:
