@@ -122,6 +122,12 @@ def inferplane_options() -> dict[str, str]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def inferplane_quick() -> bool:
+    """Whether a tenth of the random samples will do; a plugin's test file may say so."""
+    return False
+
+
 @pytest.fixture(scope="session")
 def inferplane_kit(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory

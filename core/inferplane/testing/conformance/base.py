@@ -34,9 +34,10 @@ class Conformance:
         inferplane_kit: KitState,
         inferplane_device: str,
         inferplane_options: dict[str, str],
+        inferplane_quick: bool,
     ) -> Subject:
         """The device under test."""
-        return inferplane_kit.subject(inferplane_device, inferplane_options)
+        return inferplane_kit.subject(inferplane_device, inferplane_options, inferplane_quick)
 
     @pytest.fixture
     def parts(

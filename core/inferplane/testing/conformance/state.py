@@ -71,11 +71,14 @@ class KitState:
         self._models: dict[str, Path] = {}
         self._started: dict[tuple[str, str, str], Started] = {}
 
-    def subject(self, device: str, options: Mapping[str, str] | None = None) -> Subject:
+    def subject(
+        self, device: str, options: Mapping[str, str] | None = None, quick: bool = False
+    ) -> Subject:
         """The device of that name. Raises ConfigError."""
         if device not in self._subjects:
             given = {**self._options, **(options or {})}
-            self._subjects[device] = find_subject(device, self._allowed, self._quick, given)
+            quick = quick or self._quick
+            self._subjects[device] = find_subject(device, self._allowed, quick, given)
         return self._subjects[device]
 
     def light_modules(self, subject: Subject) -> dict[str, Imported]:

@@ -10,6 +10,7 @@ from inferplane.testing.conformance.models import ModelsConformance
 from inferplane.testing.conformance.ops import OpsConformance
 from inferplane.testing.conformance.quantization import QuantKernelConformance
 from inferplane.testing.conformance.sampling import SamplingConformance
+from inferplane.testing.conformance.service import ServiceConformance
 from inferplane.testing.conformance.shapes import ShapesConformance
 
 
@@ -55,3 +56,7 @@ class TestSampling(SamplingConformance):
 
 class TestModels(ModelsConformance):
     """L6."""
+
+
+class TestService(ServiceConformance):
+    """L7."""
