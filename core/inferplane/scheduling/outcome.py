@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inferplane.interfaces import StepResult
+import numpy as np
+
+from inferplane.interfaces import Array, StepResult
 from inferplane.request import FinishReason
 from inferplane.scheduling.drafting import NgramDrafter
 from inferplane.scheduling.plan import ScheduledSequence, SequenceEvent, StepPlan
@@ -23,9 +25,12 @@ class Outcome:
     def __init__(self, state: SchedulerState, end: End) -> None:
         self.state = state
         self._end = end
+        self._embeddings: Array | None = None
+        """Of the step that is being applied; None proves nothing of pooling requests."""
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[SequenceEvent]:
         """Events of the step, one a sequence that has news."""
+        self._embeddings = result.embeddings
         failed = frozenset(result.failed.tolist()) if result.failed is not None else frozenset()
         if not failed and not self.state.limits.num_drafts and result.token_ids.shape[1] == 1:
             return self._apply_plain(plan, result)
@@ -103,28 +108,23 @@ class Outcome:
             return None
         current = entry.run == sequence.run
         if not entry.samples:
-            if current and sequence.request.pooling:
-                return self._pooled(entry, pooled)
-            return None
+            return self._pooled(entry, pooled) if sequence.request.pooling else None
         sequence.placeholders -= 1
+        kept = _until_the_end(sequence, drawn)
+        sequence.token_ids += kept
         if current:
             self._settle(entry, len(drawn))
-        event = SequenceEvent(sequence, [], row)
-        for token in drawn:
-            sequence.token_ids.append(token)
-            event.token_ids.append(token)
-            if not current:
-                self.state.waiting.num_tokens += 1
-            if token in sequence.stop_ids or len(sequence.token_ids) >= sequence.max_len:
-                self._finish(sequence, token, event)
-                break
         else:
-            if current:
-                self.state.set_plain(sequence)
+            self.state.waiting.num_tokens += len(kept)
+        event = SequenceEvent(sequence, kept, row)
+        if kept and _is_last(sequence, kept[-1], len(sequence.token_ids)):
+            self._finish(sequence, kept[-1], event)
+        elif current:
+            self.state.set_plain(sequence)
         return event
 
     def _settle(self, entry: ScheduledSequence, num_drawn: int) -> None:
-        """Take rejected drafts back and prove what was computed."""
+        """Take rejected drafts back and prove what was computed, as far as tokens are known."""
         sequence = entry.sequence
         rejected = 0
         if entry.drafts:
@@ -132,7 +132,8 @@ class Outcome:
             rejected = len(entry.drafts) - accepted
             sequence.computed -= rejected
             self._count_drafts(entry.drafts, accepted)
-        self.state.blocks.commit(sequence, entry.start + entry.num_tokens - rejected)
+        proven = entry.start + entry.num_tokens - rejected
+        self.state.blocks.commit(sequence, min(proven, len(sequence.token_ids)))
 
     def _count_drafts(self, drafts: tuple[int, ...], accepted: int) -> None:
         real = sum(token >= 0 for token in drafts)
@@ -176,7 +177,11 @@ class Outcome:
         end = entry.start + entry.num_tokens
         if end < sequence.num_prompt_tokens:
             return None
-        self.state.blocks.commit(sequence, end)
+        if self._embeddings is not None:
+            if not np.isfinite(self._embeddings[row]).all():
+                return self._row_failed(entry, row)
+            if entry.run == sequence.run:
+                self.state.blocks.commit(sequence, end)
         self._end(sequence, FinishReason.STOP, "")
         return SequenceEvent(sequence, [], row, FinishReason.STOP)
 
@@ -191,7 +196,7 @@ class Outcome:
         self._roll_back_adopters(sequence)
         if entry.run < sequence.valid_from:
             return None
-        sequence.placeholders -= 1
+        sequence.placeholders -= entry.samples
         if entry.run == sequence.run and on_sand:
             sequence.adopts = False
             self._roll_back(sequence)
@@ -226,3 +231,17 @@ class Outcome:
         self.state.requeue(sequence)
         self.state.forget_in_flight(sequence)
         self.state.counters.rollbacks += 1
+
+
+def _is_last(sequence: Sequence, token: int, num_tokens: int) -> bool:
+    """Whether a sequence of so many tokens ends with this one."""
+    return token in sequence.stop_ids or num_tokens >= sequence.max_len
+
+
+def _until_the_end(sequence: Sequence, drawn: list[int]) -> list[int]:
+    """Tokens up to the one that ends it."""
+    known = len(sequence.token_ids)
+    for count, token in enumerate(drawn, 1):
+        if _is_last(sequence, token, known + count):
+            return drawn[:count]
+    return drawn

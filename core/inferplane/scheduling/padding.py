@@ -34,9 +34,11 @@ def _pad(state: SchedulerState, budget: StepBudget, entry: ScheduledSequence) ->
         return
     if not budget.grow(entry, missing):
         return
-    if state.blocks.allocate(sequence, 0, lookahead=missing) is None:
+    sequence.computed = entry.start  # this step still reads the window of its first position
+    room = state.blocks.allocate(sequence, 1, lookahead=num_drafts) is not None
+    if room:
+        entry.drafts += (_PLACEHOLDER,) * missing
+        entry.plain = False
+    else:
         budget.shrink(entry, missing)
-        return
-    entry.drafts += (_PLACEHOLDER,) * missing
-    entry.plain = False
-    sequence.computed += missing
+    sequence.computed = entry.start + entry.num_tokens

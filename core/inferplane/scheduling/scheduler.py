@@ -16,8 +16,15 @@ from inferplane.scheduling.block_manager import BlockManager
 from inferplane.scheduling.intake import make_sequence, needs_host_work
 from inferplane.scheduling.outcome import Outcome
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
+from inferplane.scheduling.policy import Policy
 from inferplane.scheduling.sequence import Sequence, SequenceState
-from inferplane.scheduling.state import Features, PauseMode, SchedulerCounters, SchedulerState
+from inferplane.scheduling.state import (
+    Features,
+    Limits,
+    PauseMode,
+    SchedulerCounters,
+    SchedulerState,
+)
 from inferplane.scheduling.step_planner import StepPlanner
 
 __all__ = ["Scheduler"]
@@ -222,6 +229,26 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Length of the queue."""
         return len(self._state.waiting)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of all waiting requests."""
+        return self._state.waiting.num_tokens
+
+    @property
+    def limits(self) -> Limits:
+        """Configuration and back-end in one."""
+        return self._state.limits
+
+    @property
+    def policy(self) -> Policy:
+        """Order of waiting and choice of victims."""
+        return self._state.policy
+
+    @property
+    def paused(self) -> PauseMode | None:
+        """How it is paused, if it is."""
+        return self._state.paused
 
     @property
     def sequences(self) -> dict[str, Sequence]:

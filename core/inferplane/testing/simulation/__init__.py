@@ -1,0 +1,9 @@
+"""Deterministic simulation of the scheduler with a fake device that remembers what it was told.
+
+python -m inferplane.testing.simulation --seed 7 --steps 2500
+"""
+
+from inferplane.testing.simulation.knobs import Knobs, draw_knobs
+from inferplane.testing.simulation.runner import Report, replay, simulate
+
+__all__ = ["Knobs", "Report", "draw_knobs", "replay", "simulate"]

@@ -1,0 +1,267 @@
+"""A device without arithmetic: each slot remembers which prefix it was computed from.
+
+It sees what a real one sees (positions, tables, lanes, order of steps) and complains when a row
+would have read anything but its own past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from inferplane.interfaces import StepResult
+from inferplane.scheduling.plan import ScheduledSequence, StepPlan
+from inferplane.testing.simulation.oracle import Life
+from inferplane.testing.simulation.violation import Violation
+
+__all__ = ["Faults", "ShadowDevice"]
+
+_NAN = -1
+_JUNK = -2
+"""KV of a token that turned out wrong; nobody may read it."""
+_ROTATING = 8
+"""Of a long table, blocks compared in a step besides the newest."""
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong in one step: numbers choose among its rows."""
+
+    failed_rows: tuple[int, ...] = ()
+    silent_rows: tuple[int, ...] = ()
+    """Prefill chunks whose KV is not finite, which nobody notices yet."""
+
+
+@dataclass(slots=True)
+class ShadowDevice:
+    """KV memory of one worker epoch."""
+
+    num_blocks: int
+    block_size: int
+    windows: ListLike[int | None]
+    writes_first: bool
+    """All writes of a step come before its reads; else the other way round."""
+    life_of: Callable[[str], Life]
+    drafts_of: Callable[[Life, int], list[int]] | None = None
+    """Drafts the device makes after the token at a position; None = it makes none."""
+    kv: list[int] = field(default_factory=list)
+    version: list[int] = field(default_factory=list)
+    lanes: dict[int, str] = field(default_factory=dict)
+    _not_finite: dict[int, str] = field(default_factory=dict)
+    """Blocks with a slot that is not finite, and who wrote it."""
+    _clock: int = 0
+
+    def __post_init__(self) -> None:
+        self.kv = [0] * (self.num_blocks * self.block_size)
+        self.version = [0] * self.num_blocks
+
+    def run(self, plan: StepPlan, faults: Faults) -> StepResult:
+        """Execute a step in the order of its parts."""
+        for lane in plan.released:
+            if self.lanes.pop(lane, None) is None:
+                raise Violation(10, f"lane {lane} was released but nobody held it")
+        for block in plan.zeroed:
+            self._fill(block, [0] * self.block_size)
+            self._not_finite.pop(block, None)
+        for source, target in plan.copied:
+            self._copy(source, target)
+        poisoned = self._choose(plan, faults)
+        failed: list[bool] = []
+        if self.writes_first:
+            for entry, bad in zip(plan.scheduled, poisoned, strict=True):
+                self._write(entry, bad)
+        for entry in plan.scheduled:
+            self._bind_lane(entry)
+            failed.append(not self._read(entry))
+            if failed[-1] and self.writes_first:
+                self._write(entry, True)
+        if not self.writes_first:
+            for i, entry in enumerate(plan.scheduled):
+                self._write(entry, poisoned[i] or failed[i])
+        return self._answer(plan, [a or b for a, b in zip(poisoned, failed, strict=True)])
+
+    def _choose(self, plan: StepPlan, faults: Faults) -> list[bool]:
+        """Which rows come out wrong by themselves."""
+        poisoned = [False] * len(plan.scheduled)
+        sampled = [i for i, entry in enumerate(plan.scheduled) if entry.samples]
+        silent = [i for i, entry in enumerate(plan.scheduled) if not entry.samples]
+        for numbers, rows in ((faults.failed_rows, sampled), (faults.silent_rows, silent)):
+            for number in numbers:
+                if rows:
+                    row = rows[number % len(rows)]
+                    poisoned[row] = True
+                    self.life_of(plan.scheduled[row].sequence.request_id).may_fail = True
+        return poisoned
+
+    def _bind_lane(self, entry: ScheduledSequence) -> None:
+        sequence = entry.sequence
+        owner = self.lanes.setdefault(sequence.lane, sequence.request_id)
+        if owner != sequence.request_id:
+            raise Violation(10, f"lane {sequence.lane} of {owner} is used by {sequence.request_id}")
+
+    def _read(self, entry: ScheduledSequence) -> bool:
+        """Compare the context before the step; False = it holds something not finite."""
+        life = self.life_of(entry.sequence.request_id)
+        if not life.checked:
+            life.checked = [[] for _ in self.windows]
+        finite = True
+        for group, window in enumerate(self.windows):
+            low = 0 if window is None else max(0, entry.start - window + 1)
+            finite &= self._read_group(entry, life, group, low)
+        if self._not_finite:
+            self._check_finite(entry, life)
+        return finite
+
+    def _read_group(self, entry: ScheduledSequence, life: Life, group: int, low: int) -> bool:
+        size, end = self.block_size, entry.start
+        table, checked = entry.sequence.tables[group], life.checked[group]
+        checked += [-1] * (len(table) - len(checked))
+        first, last = low // size, -(-end // size)
+        blocks = range(first, last)
+        if len(blocks) > 3 * _ROTATING:
+            turn = first + (entry.start * _ROTATING) % len(blocks)
+            blocks = range(turn, min(last, turn + _ROTATING))
+            self._compare(entry, life, table, last - 1, end)
+        finite = True
+        for index in blocks:
+            block = table[index]
+            if checked[index] == self.version[block] and block:
+                continue
+            if self._compare(entry, life, table, index, end):
+                if (index + 1) * size <= end:
+                    checked[index] = self.version[block]
+            else:
+                finite = False
+        return finite
+
+    def _compare(
+        self, entry: ScheduledSequence, life: Life, table: list[int], index: int, end: int
+    ) -> bool:
+        """Whether the block is finite; raises when it holds another past."""
+        size, block = self.block_size, table[index]
+        start = index * size
+        count = min(size, end - start)
+        found = self.kv[block * size : block * size + count]
+        expected = life.chains[start : start + count]
+        if block and found == expected:
+            return True
+        if block and _NAN in found:
+            return False
+        if block:
+            if found[: len(expected)] == expected:
+                return True  # the rest are tokens drawn after the end
+            raise Violation(
+                12,
+                f"{entry.sequence.request_id} reads a foreign slot: positions {start} to "
+                f"{start + count - 1} in block {block}, step from {entry.start}",
+            )
+        raise Violation(
+            12, f"{entry.sequence.request_id} reads position {start} through scratch block 0"
+        )
+
+    def _check_finite(self, entry: ScheduledSequence, life: Life) -> None:
+        """The promise to kernels: a given block holds finite numbers, but for one's own faults."""
+        for table in entry.sequence.tables:
+            for block in table:
+                culprit = self._not_finite.get(block)
+                if culprit is None or life.may_fail:
+                    continue
+                if block not in entry.sequence.adopted and culprit != entry.sequence.request_id:
+                    raise Violation(
+                        3,
+                        f"{entry.sequence.request_id} was given block {block} with numbers of "
+                        f"{culprit} that are not finite",
+                    )
+
+    def _write(self, entry: ScheduledSequence, not_finite: bool) -> None:
+        """Positions [start, start + num_tokens) get the chain of the tokens fed in."""
+        sequence, size = entry.sequence, self.block_size
+        life = self.life_of(sequence.request_id)
+        end = entry.start + entry.num_tokens
+        values = self._values(entry, life) if not not_finite else [_NAN] * entry.num_tokens
+        for table in sequence.tables:
+            position = entry.start
+            while position < end:
+                index, offset = divmod(position, size)
+                count = min(size - offset, end - position)
+                block = table[index]
+                if not block:
+                    raise Violation(3, f"{sequence.request_id} writes position {position} to 0")
+                at = block * size + offset
+                self.kv[at : at + count] = values[position - entry.start :][:count]
+                self._clock += 1
+                self.version[block] = self._clock
+                if not_finite:
+                    self._not_finite[block] = sequence.request_id
+                position += count
+
+    def _values(self, entry: ScheduledSequence, life: Life) -> list[int]:
+        real = entry.num_tokens - len(entry.drafts)
+        known = len(life.chains)
+        values = life.chains[entry.start : entry.start + real]
+        values += [_JUNK] * (real - len(values))
+        right = True
+        for j, draft in enumerate(entry.drafts):
+            position = entry.start + real + j
+            right = right and position < known and life.tokens[position] == draft
+            values.append(life.chains[position] if right else _JUNK)
+        return values
+
+    def _fill(self, block: int, values: list[int]) -> None:
+        self.kv[block * self.block_size : (block + 1) * self.block_size] = values
+        self._clock += 1
+        self.version[block] = self._clock
+
+    def _copy(self, source: int, target: int) -> None:
+        size = self.block_size
+        self._fill(target, self.kv[source * size : (source + 1) * size])
+        if source in self._not_finite:
+            self._not_finite[target] = self._not_finite[source]
+
+    def _answer(self, plan: StepPlan, failed: list[bool]) -> StepResult:
+        """Tokens drawn, drafts accepted, rows that were not finite."""
+        rows: list[list[int]] = []
+        bad: list[int] = []
+        embeddings: list[float] = []
+        drafts: list[list[int]] = []
+        for entry, row_failed in zip(plan.scheduled, failed, strict=True):
+            if entry.sequence.request.pooling:
+                embeddings.append(float("nan") if row_failed else 1.0)
+            if not entry.samples:
+                continue
+            if row_failed:
+                bad.append(len(rows))
+            life = self.life_of(entry.sequence.request_id)
+            row = _draw(entry, life)
+            rows.append(row)
+            if self.drafts_of is not None:
+                first = entry.start + entry.num_tokens - len(entry.drafts)
+                drafts.append(self.drafts_of(life, first + len(row)))
+        return StepResult(
+            _ragged(rows),
+            embeddings=np.array(embeddings, np.float32).reshape(-1, 1) if embeddings else None,
+            failed=np.array(bad, np.int32) if bad else None,
+            next_drafts=None if self.drafts_of is None else _ragged(drafts),
+        )
+
+
+def _draw(entry: ScheduledSequence, life: Life) -> list[int]:
+    """Accepted drafts and the token after them."""
+    position = entry.start + entry.num_tokens - len(entry.drafts)
+    row = []
+    for draft in entry.drafts:
+        if position >= len(life.tokens) or life.tokens[position] != draft:
+            break
+        row.append(draft)
+        position += 1
+    row.append(life.tokens[position] if position < len(life.tokens) else 0)
+    return row
+
+
+def _ragged(rows: list[list[int]]) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    width = max([1, *map(len, rows)])
+    padded = [row + [-1] * (width - len(row)) for row in rows]
+    return np.array(padded, np.int32).reshape(len(rows), width)

@@ -1,0 +1,338 @@
+"""A scheduler, a shadow device and everything known about both; actions change it, checks watch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from inferplane.errors import RequestError
+from inferplane.interfaces import StepResult
+from inferplane.request import FinishReason, Request
+from inferplane.sampling_params import SamplingParams
+from inferplane.scheduling.block_manager import BlockManager
+from inferplane.scheduling.digest_chain import sha256
+from inferplane.scheduling.hits import Hit
+from inferplane.scheduling.plan import SequenceEvent, StepPlan
+from inferplane.scheduling.prefix_cache import CacheOptions
+from inferplane.scheduling.scheduler import Scheduler
+from inferplane.scheduling.sequence import Sequence, SequenceState
+from inferplane.testing.simulation import actions as act
+from inferplane.testing.simulation.invariants import (
+    check_blocks,
+    check_index,
+    check_plan,
+    check_requests,
+)
+from inferplane.testing.simulation.knobs import Knobs
+from inferplane.testing.simulation.oracle import EOS, STOP_ID, Life, live_alone
+from inferplane.testing.simulation.shadow import Faults, ShadowDevice
+from inferplane.testing.simulation.violation import Violation
+
+__all__ = ["FlakyBlocks", "World"]
+
+_THOROUGH_EVERY = 16
+_SMALL_POOL = 24
+
+
+class FlakyBlocks(BlockManager):
+    """Refuses one allocation on demand, as a device may."""
+
+    countdown = 0
+    refused = False
+
+    def allocate(
+        self,
+        sequence: Sequence,
+        num_tokens: int,
+        hit: Hit | None = None,
+        lookahead: int = 0,
+        whole_prompt: bool = False,
+        reserve: int = 0,
+    ) -> tuple[list[int], ...] | None:
+        """The real thing, but for the one that fails."""
+        if self.countdown:
+            self.countdown -= 1
+            if not self.countdown:
+                self.refused = True
+                return None
+        return super().allocate(sequence, num_tokens, hit, lookahead, whole_prompt, reserve)
+
+
+class World:
+    """One simulated engine without its processes."""
+
+    def __init__(self, knobs: Knobs, make_scheduler: Callable[..., Scheduler] = Scheduler) -> None:
+        self.knobs = knobs
+        self.now = 0.0
+        self.lives: dict[str, Life] = {}
+        self.in_flight: deque[tuple[StepPlan, StepResult]] = deque()
+        self.steps = 0
+        self.log = hashlib.sha256()
+        self.useful_tokens = 0
+        self.blocks = FlakyBlocks(
+            knobs.num_blocks,
+            knobs.block_size,
+            knobs.groups(),
+            caching=knobs.settings.prefix_cache and knobs.limits.prefix_cache,
+            hash_root=b"simulation",
+            prefer_low_ids=knobs.limits.prefer_low_block_ids,
+            in_flight_tokens=0,
+            options=_options(knobs),
+        )
+        self.scheduler = make_scheduler(
+            knobs.config,
+            knobs.settings,
+            knobs.limits,
+            knobs.shapes,
+            self.blocks,
+            features=knobs.features,
+        )
+        self.device = self._new_device()
+        self._handlers: dict[type, Callable[..., None]] = {
+            act.Add: self._add,
+            act.Step: self._step,
+            act.Answer: self._answer,
+            act.AnswerTwice: self._answer_twice,
+            act.Finish: self._finish,
+            act.Hold: self._hold,
+            act.ReadyAll: self._ready_all,
+            act.Pause: self._pause,
+            act.Reset: self._reset,
+            act.ReplaceWorker: self._replace_worker,
+            act.Tick: self._tick,
+        }
+        self._last: tuple[StepPlan, StepResult] | None = None
+        self._documents = [
+            [3 + rng.randrange(knobs.vocabulary) for _ in range(400)]
+            for rng in map(Random, range(knobs.documents))
+        ]
+
+    # ── actions ──
+
+    def apply(self, action: act.Action) -> None:
+        """Do it and check everything."""
+        self._handlers[type(action)](action)
+        self._check()
+
+    def _step(self, action: act.Step) -> None:
+        scheduler = self.scheduler
+        idle = not scheduler.num_in_flight
+        oldest = min(scheduler.running, key=scheduler.policy.rank, default=None)
+        self.blocks.countdown = action.failed_allocation
+        self.blocks.refused = False
+        plan = scheduler.schedule(self.now)
+        self.blocks.countdown = 0
+        self._tell(plan.ended)
+        check_plan(scheduler, plan, None if oldest is None else oldest.request_id)
+        if plan:
+            faults = Faults(action.failed_rows, action.silent_rows)
+            self.in_flight.append((plan, self.device.run(plan, faults)))
+            self.steps += 1
+        elif idle and not self.blocks.refused and not scheduler.paused:
+            ready = [s for s in scheduler.sequences.values() if _could_run(s)]
+            self._require(17, not ready, f"{len(ready)} could run and nothing was scheduled")
+        for life in self.lives.values():
+            if not life.ended and life.deadline_s is not None:
+                late = life.deadline_s <= self.now
+                self._require(21, not late, f"{life.request.request_id} outlives its deadline")
+        self._note(plan)
+
+    def _answer(self, action: act.Answer) -> None:
+        if not self.in_flight:
+            return
+        plan, result = self.in_flight.popleft()
+        self._last = (plan, result)
+        self._tell(self.scheduler.update(plan, result))
+
+    def _answer_twice(self, action: act.AnswerTwice) -> None:
+        if self._last is not None:
+            self._require(9, self.scheduler.update(*self._last) == [], "answered twice")
+
+    def _ready_all(self, action: act.ReadyAll) -> None:
+        for name in list(self.scheduler.sequences):
+            self.scheduler.ready(name)
+
+    def _tick(self, action: act.Tick) -> None:
+        self.now += action.seconds
+
+    def _add(self, action: act.Add) -> None:
+        request = self._request(action)
+        scheduler = self.scheduler
+        worst = self.blocks.worst_case(len(request.prompt_ids))
+        try:
+            sequence = scheduler.add(request, self.now)
+        except RequestError as error:
+            self.log.update(error.code.encode())
+            return
+        self._require(16, worst <= self.blocks.usable, "admitted beyond the pool")
+        limits = scheduler.limits
+        self._require(20, scheduler.num_waiting <= limits.max_waiting + limits.max_seqs, "queue")
+        tokens, chains = live_alone(request, sequence.max_len, self.knobs.vocabulary)
+        last = tokens[-1]
+        stopped = len(tokens) > len(request.prompt_ids) and last in (EOS, STOP_ID)
+        self.lives[request.request_id] = Life(
+            request,
+            sequence,
+            tokens,
+            chains,
+            FinishReason.STOP if stopped or request.pooling else FinishReason.LENGTH,
+            STOP_ID if stopped and last == STOP_ID else None,
+            sequence.deadline_s,
+        )
+
+    def _request(self, action: act.Add) -> Request:
+        rng = Random(action.seed)
+        vocabulary = self.knobs.vocabulary
+        shared = self._documents[action.document % len(self._documents)] if self._documents else []
+        own = [3 + rng.randrange(vocabulary) for _ in range(action.own)]
+        sampling = SamplingParams(
+            max_tokens=action.max_tokens,
+            stop_token_ids=(STOP_ID,),
+            presence_penalty=1.0 if action.penalised else 0.0,
+            prompt_logprobs=0 if action.prompt_logprobs else None,
+        )
+        return Request(
+            request_id=action.name,
+            prompt_ids=(*shared[: action.shared], *own),
+            sampling=sampling,
+            eos_ids=(EOS,),
+            priority=action.priority,
+            cache_domain=b"tenant-%d" % action.tenant,
+            deadline_s=action.deadline_s,
+            pooling=action.pooling,
+        )
+
+    def _finish(self, action: act.Finish) -> None:
+        names = list(self.scheduler.sequences)
+        if not names:
+            return
+        chosen = list(dict.fromkeys(names[number % len(names)] for number in action.numbers))
+        events = self.scheduler.finish([*chosen, "nobody", *chosen], action.reason, action.error)
+        self._require(9, len(events) == len(chosen), f"{len(events)} ends for {len(chosen)}")
+        for event in events:
+            self.lives[event.sequence.request_id].ended = True
+
+    def _hold(self, action: act.Hold) -> None:
+        waiting = [s for s in self.scheduler.waiting if s.state is SequenceState.WAITING]
+        if waiting:
+            name = waiting[action.number % len(waiting)].request_id
+            self.scheduler.hold(name, action.state)
+
+    def _pause(self, action: act.Pause) -> None:
+        if action.mode is None:
+            self.scheduler.resume()
+            return
+        for event in self.scheduler.pause(action.mode):
+            self.lives[event.sequence.request_id].ended = True
+
+    def _reset(self, action: act.Reset) -> None:
+        order = [s.request_id for s in self.scheduler.running]
+        done = self.scheduler.reset_prefix_cache(action.running)
+        if action.running and not self.in_flight:
+            self._require(4, done, "reset refused with nothing running")
+            waiting = [s.request_id for s in self.scheduler.waiting]
+            if self.knobs.settings.policy == "fcfs":
+                self._require(19, [n for n in waiting if n in order] == order, "order lost")
+
+    def _replace_worker(self, action: act.ReplaceWorker) -> None:
+        self.scheduler.worker_replaced()
+        late, self.in_flight = self.in_flight, deque()
+        self.device = self._new_device()
+        for plan, result in late:
+            self._require(25, self.scheduler.update(plan, result) == [], "an old epoch spoke")
+
+    # ── watching ──
+
+    def _tell(self, events: list[SequenceEvent]) -> None:
+        """The client's view: every token once, in order, and one end."""
+        for event in events:
+            name = event.sequence.request_id
+            life = self.lives[name]
+            self._require(9, not life.ended, f"{name} spoke after its end")
+            start = len(life.request.prompt_ids) + life.emitted
+            expected = life.tokens[start : start + len(event.token_ids)]
+            self._require(22, event.token_ids == expected, f"{name}: token {life.emitted} differs")
+            life.emitted += len(event.token_ids)
+            self.useful_tokens += len(event.token_ids)
+            if event.finish is not None:
+                life.ended = True
+                self._check_end(event, life)
+
+    def _check_end(self, event: SequenceEvent, life: Life) -> None:
+        name = life.request.request_id
+        self.useful_tokens += len(life.request.prompt_ids)
+        if event.finish is FinishReason.ERROR:
+            if event.error == "model_numerical_error":
+                self._require(27, life.may_fail, f"{name} failed for another's fault")
+            return
+        same = (event.finish, event.stop_reason) == (life.finish, life.stop_reason)
+        self._require(22, same, f"{name} ended with {event.finish}, alone with {life.finish}")
+        outputs = len(life.tokens) - len(life.request.prompt_ids)
+        self._require(11, life.emitted == outputs, f"{name}: {life.emitted} of {outputs} tokens")
+
+    def _check(self) -> None:
+        thorough = self.knobs.num_blocks <= _SMALL_POOL or self.steps % _THOROUGH_EVERY == 0
+        check_blocks(self.scheduler, thorough)
+        check_requests(self.scheduler, self.lives)
+        if thorough:
+            check_index(self.scheduler)
+        known = self.scheduler.sequences
+        if thorough:
+            for name, life in list(self.lives.items()):
+                self._require(10, life.ended != (name in known), f"{name} is known and ended")
+                if life.ended and not self._still_in_flight(name):
+                    del self.lives[name]
+
+    def _still_in_flight(self, name: str) -> bool:
+        return any(e.sequence.request_id == name for p, _ in self.in_flight for e in p.scheduled)
+
+    def _note(self, plan: StepPlan) -> None:
+        """One line of the event log; its digest is the identity of a run."""
+        entries = [
+            (e.sequence.request_id, e.start, e.num_tokens, e.samples, e.is_decode, e.drafts)
+            for e in plan.scheduled
+        ]
+        tables = [e.sequence.tables for e in plan.scheduled]
+        line = (plan.step, entries, tables, plan.preempted, plan.zeroed, plan.copied, plan.released)
+        self.log.update(repr(line).encode())
+
+    def _new_device(self) -> ShadowDevice:
+        knobs = self.knobs
+        return ShadowDevice(
+            knobs.num_blocks,
+            knobs.block_size,
+            knobs.windows,
+            knobs.cache.adopt_in_step,
+            self.lives.__getitem__,
+            self._guess if knobs.device_drafts and knobs.settings.num_drafts else None,
+        )
+
+    def _guess(self, life: Life, position: int) -> list[int]:
+        """Device drafts, right with the chance that the knobs say; a function of the place."""
+        rng = Random(position * 7919 + len(life.tokens))
+        right = self.knobs.acceptance
+        return [
+            token if rng.random() < right else token + 1
+            for token in life.tokens[position : position + self.knobs.settings.num_drafts]
+        ]
+
+    def _require(self, invariant: int, holds: bool, message: str) -> None:
+        if not holds:
+            raise Violation(invariant, f"step {self.steps}: {message}")
+
+
+def _could_run(sequence: Sequence) -> bool:
+    return sequence.state in (
+        SequenceState.WAITING,
+        SequenceState.PREEMPTED,
+        SequenceState.RUNNING,
+    )
+
+
+def _options(knobs: Knobs) -> CacheOptions:
+    if not knobs.weak_digest:
+        return knobs.cache
+    return replace(knobs.cache, digest=lambda data: sha256(data)[:1] + bytes(31))
