@@ -28,7 +28,7 @@ from inferplane.launch import LaunchPlan, LaunchSettings
 from inferplane.planning import PluginReport, Survey, make_plan, survey
 from inferplane.plugins import PluginSource, find_plugins
 
-__all__ = ["PluginReport", "Survey", "make_plan", "run_planner", "run_survey", "survey"]
+__all__ = ["PluginReport", "Survey", "main", "make_plan", "run_planner", "run_survey", "survey"]
 
 _START_S = 30.0
 """An interpreter starts within this, on a machine that may be busy."""

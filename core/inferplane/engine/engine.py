@@ -145,9 +145,7 @@ class Engine:
     def publish(self, events: list[SequenceEvent], step: FinishedStep | None = None) -> None:
         """Write events to `outputs`."""
         if events:
-            outputs = self.writer.write(events, self.clock(), step)
-            self.counters.count_outputs(outputs)
-            self.outputs += outputs
+            self.outputs += self.writer.write(events, self.clock(), step)
 
     def stats(self) -> EngineStats:
         """Gauges and counters now."""

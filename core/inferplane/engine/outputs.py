@@ -38,12 +38,19 @@ class OutputWriter:
     ) -> list[SequenceOutput]:
         """One output an event, in order; `step` is the one they came from."""
         plain = step is not None and step.result.logprobs is None
-        return [
-            SequenceOutput(event.sequence.request.request_id, tuple(event.token_ids))
-            if plain and event.finish is None and not _is_first(event)
-            else self._full(event, now, step)
-            for event in events
-        ]
+        outputs = []
+        for event in events:
+            sequence, new = event.sequence, event.token_ids
+            request = sequence.request
+            if (
+                plain
+                and event.finish is None
+                and len(sequence.token_ids) - len(new) > len(request.prompt_ids)
+            ):
+                outputs.append(SequenceOutput(request.request_id, tuple(new)))
+            else:  # its first tokens, its last ones, or some with log-probabilities
+                outputs.append(self._full(event, now, step))
+        return outputs
 
     def _full(self, event: SequenceEvent, now: float, step: FinishedStep | None) -> SequenceOutput:
         sequence = event.sequence

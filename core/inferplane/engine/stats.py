@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence as Many
 
-from inferplane.engine.messages import EngineStats, SequenceOutput
+from inferplane.engine.messages import EngineStats
 from inferplane.interfaces import ExecutorStats, StepBatch
-from inferplane.request import FinishReason
 from inferplane.scheduling.plan import StepPlan
 from inferplane.scheduling.scheduler import Scheduler
 
@@ -18,12 +16,10 @@ _MOST_SAMPLES = 4096
 
 
 class Counters:
-    """What happened since the engine started."""
+    """What happened since the engine started, beyond what the scheduler counts."""
 
     def __init__(self) -> None:
         self.steps = 0
-        self.generation_tokens = 0
-        self.finished: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.step_tokens: deque[int] = deque(maxlen=_MOST_SAMPLES)
 
@@ -31,14 +27,6 @@ class Counters:
         """A step was enqueued."""
         self.steps += 1
         self.step_tokens.append(len(batch.token_ids))
-
-    def count_outputs(self, outputs: Many[SequenceOutput]) -> None:
-        """Outputs leave the engine."""
-        for output in outputs:
-            self.generation_tokens += len(output.token_ids)
-            if output.finish is not None:
-                failed = output.finish is FinishReason.ERROR
-                self.finished[output.error if failed else output.finish.value] += 1
 
     def take_step_tokens(self) -> tuple[int, ...]:
         """Tokens of each step since the last call."""
@@ -69,10 +57,10 @@ def report(
         preemptions=totals.preemptions,
         prompt_tokens=totals.prompt_tokens,
         prompt_tokens_cached=totals.cached_tokens,
-        generation_tokens=counters.generation_tokens,
+        generation_tokens=totals.generated_tokens,
         prefix_queried_tokens=totals.prefix_queried_tokens,
         prefix_hit_tokens=totals.prefix_hit_tokens,
-        finished=dict(counters.finished),
+        finished=dict(totals.finished),
         rejected=dict(counters.rejected),
         steps=counters.steps,
         step_tokens=counters.take_step_tokens(),

@@ -29,7 +29,7 @@ from inferplane.interfaces import (
 )
 from inferplane.launch import LaunchPlan
 
-__all__ = ["WorkerExecutor"]
+__all__ = ["WorkerExecutor", "WorkerPending"]
 
 AnswerT = TypeVar("AnswerT", bound=wire.FromWorker)
 _CLOSE_S = 5.0
