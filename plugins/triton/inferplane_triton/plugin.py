@@ -25,3 +25,11 @@ def register_kernels(register: Register) -> None:
     register("add_norm_linear/1", _KERNELS + "fused:ADD_NORM_LINEAR", on=on)
     register("silu_mul_linear/1", _KERNELS + "fused:SILU_MUL_LINEAR", on=on)
     register("sample/1", _KERNELS + "sampling:sample", on=on)
+
+
+@hookimpl
+def register_quantization_kernels(register: Register) -> None:
+    on = ("triton",)
+    path = "inferplane_triton.quantization."
+    register("triton_int8", path + "int8:Int8Activations", on=on, priority=10)
+    register("triton_weight_only", path + "weight_only:WeightOnly", on=on)

@@ -128,6 +128,32 @@ CASES = {
     "stream with the gate": Case(
         "stream:stream_gated", {"INPUTS": 3072, "M": 1, "ROWS": 4, "COLS": 1024}
     ),
+    "int4 streamed": Case(
+        "quantized:stream_codes",
+        {
+            "INPUTS": 4096, "GROUPS": 32, "M": 1, "ROWS": 16, "COLS": 128, "FOUR": True,
+            "OFFSET": False, "BIAS": False, "STAGES": 4,
+        },
+        {"codes_ptr": "*u8", "scale_ptr": "*fp32", "offset_ptr": "*fp32"},
+    ),
+    "int4 tiles": Case(
+        "quantized:tile_codes",
+        {
+            "INPUTS": 4096, "GROUPS": 32, "BM": 64, "BN": 64, "COLS": 64, "FOUR": True,
+            "OFFSET": True, "BIAS": False, "UPCAST": False,
+        },
+        {"codes_ptr": "*u8", "scale_ptr": "*fp32", "offset_ptr": "*fp32"},
+        matrix=True,
+    ),
+    "int8 tiles": Case(
+        "quantized:tile_int8",
+        {"INPUTS": 4096, "BM": 64, "BN": 64, "BK": 128, "BIAS": False},
+        {
+            "x_ptr": "*i8", "w_ptr": "*i8", "x_scale_ptr": "*fp32", "w_scale_ptr": "*fp32",
+            "bias_ptr": "*fp32",
+        },
+        matrix=True,
+    ),
     "argmax parts": Case(
         "sampling:argmax_parts",
         {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 2048},

@@ -1,0 +1,138 @@
+"""int4, int8 and fp8 weights widened inside the product: the bytes read are those of the codes.
+
+T tokens, O outputs, I inputs, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from inferplane.interfaces import (
+    CanonicalWeight,
+    Capabilities,
+    DeviceRuntime,
+    LinearSite,
+    QuantKernel,
+    QuantScheme,
+    Reasons,
+)
+from inferplane.quantization.reference import requantize_input
+from inferplane_triton.device.quantized import stream_codes, tile_codes
+from inferplane_triton.tuning import target
+
+__all__ = ["WeightOnly"]
+
+_STREAMED_ROWS = 4
+_CODES = {"int4": torch.int8, "int8": torch.int8, "fp8_e4m3": torch.float8_e4m3fn}
+
+
+class WeightOnly(QuantKernel):
+    """Up to 4 rows stream the codes, more go through matrix instructions."""
+
+    def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
+        self._scheme = scheme
+        self._site = site
+        self._group = scheme.group if scheme.group > 0 else site.in_features
+        self._four = scheme.weight == "int4"
+        self._cols = min(_power_of_two_in(self._group), 128)
+        found = target()
+        self._upcast = found.backend == "interpreter" and site.dtype == "bfloat16"
+
+    @classmethod
+    def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
+        """16-bit activations, groups that hold 32 inputs or more."""
+        reasons = []
+        if scheme.weight not in _CODES:
+            reasons.append(f"has no codes for {scheme.weight}")
+        if scheme.weight == "fp8_e4m3" and caps.fp8 != "e4m3fn":
+            reasons.append(f"reads fp8 as e4m3fn, this device has {caps.fp8}")
+        if site.dtype not in ("bfloat16", "float16"):
+            reasons.append(f"multiplies 16-bit activations, not {site.dtype}")
+        if site.num_experts:
+            reasons.append("has no stacks of experts")
+        group = scheme.group if scheme.group > 0 else site.in_features
+        if _power_of_two_in(group) < 32:
+            reasons.append(f"{group} inputs share a scale: needs a multiple of 32")
+        if site.in_features % group:
+            reasons.append(f"{site.in_features} inputs are no whole groups of {group}")
+        return tuple(reasons)
+
+    def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
+        """Codes [O,I], 4-bit ones as u8 [O,I/2]; scales and offsets f32 [O,G]."""
+        codes = weight.values
+        if self._four:
+            unsigned = (codes.to(torch.int16) + 8).to(torch.uint8)
+            codes = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
+        outputs = self._site.out_features
+        packed = {"codes": codes.contiguous(), "scales": _rows(weight.scales, outputs)}
+        if weight.offsets is not None:
+            packed["offsets"] = _rows(weight.offsets, outputs)
+        if weight.order is not None:
+            packed["order"] = weight.order
+        if weight.input_scale is not None:
+            packed["input_scale"] = weight.input_scale
+        return packed
+
+    def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:
+        """x[T,I] -> [T,O]; activations are rounded first where the scheme says so."""
+        x = requantize_input(x, self._scheme, packed.get("input_scale"))
+        if "order" in packed:
+            x = x.index_select(1, packed["order"])
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        out = torch.empty((len(x), self._site.out_features), dtype=x.dtype, device=x.device)
+        if len(x) <= _STREAMED_ROWS:
+            self._stream(x, packed, bias, out)
+        else:
+            self._tile(x, packed, bias, out)
+        return out
+
+    def _stream(
+        self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out: Tensor
+    ) -> None:
+        scales, rows = packed["scales"], len(x)
+        padded = int(triton.next_power_of_2(rows))
+        target_rows = out
+        if padded != rows:  # three rows run as four
+            x = F.pad(x, (0, 0, 0, padded - rows))
+            target_rows = out.new_empty(padded, out.shape[1])
+        width = 16 if self._four else 8
+        stream_codes[(triton.cdiv(out.shape[1], width),)](
+            x, packed["codes"], scales, packed.get("offsets", scales),
+            scales if bias is None else bias, target_rows, x.stride(0), out.shape[1],
+            INPUTS=x.shape[1], GROUPS=scales.shape[1], M=padded, ROWS=width, COLS=self._cols,
+            FOUR=self._four, OFFSET="offsets" in packed, BIAS=bias is not None, STAGES=4,
+            num_warps=4,
+        )  # fmt: skip
+        if target_rows is not out:
+            out.copy_(target_rows[:rows])
+
+    def _tile(
+        self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out: Tensor
+    ) -> None:
+        scales = packed["scales"]
+        high = 16 if len(x) <= 16 else 64
+        wide = 64
+        grid = triton.cdiv(out.shape[1], wide), triton.cdiv(len(x), high)
+        tile_codes[grid](
+            x, packed["codes"], scales, packed.get("offsets", scales),
+            scales if bias is None else bias, out, x.stride(0), len(x), out.shape[1],
+            INPUTS=x.shape[1], GROUPS=scales.shape[1], BM=high, BN=wide,
+            COLS=min(self._cols, 64), FOUR=self._four, OFFSET="offsets" in packed,
+            BIAS=bias is not None, UPCAST=self._upcast, num_warps=4, num_stages=3,
+        )  # fmt: skip
+
+
+def _rows(part: Tensor, outputs: int) -> Tensor:
+    """[O,G], also where one scale serves all outputs."""
+    return part.float().reshape(-1, part.shape[-1]).expand(outputs, -1).contiguous()
+
+
+def _power_of_two_in(size: int) -> int:
+    """The largest power of two that divides `size`."""
+    return size & -size
