@@ -28,7 +28,7 @@ TEMPLATE = (
 )
 
 
-def settings_for(folder: Path, *, options=None, scheduler=None, config=None, **more):
+def null_settings(folder: Path, *, options=None, scheduler=None, config=None, **more):
     """Settings of a server over the null device."""
     named = {"max_model_len": 512, "max_num_seqs": 16, "max_batched_tokens": 256} | (config or {})
     engine = EngineConfig(model=str(folder), device="null", options=options or {}, **named)
@@ -114,12 +114,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def settings_for(model_folder: Path) -> Callable[..., ServeSettings]:
+    """Settings of a server over the null device."""
+    return lambda **more: null_settings(model_folder, **more)
+
+
+@pytest.fixture(scope="session")
 def start(model_folder: Path) -> Iterator[Callable[..., LiveServer]]:
     """Start further servers; all are stopped at the end."""
     made: list[LiveServer] = []
 
     def begin(limits: Limits | None = None, **settings) -> LiveServer:
-        made.append(LiveServer(settings_for(model_folder, **settings), limits))
+        made.append(LiveServer(null_settings(model_folder, **settings), limits))
         return made[-1]
 
     yield begin

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from hashlib import sha256
+from pathlib import Path
 
 from inferplane.config import ServeSettings
 from inferplane.engine.client import EngineClient
@@ -21,7 +22,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.metrics import Metrics
 from inferplane.server.served_model import ServedModel, load_served_model
 
-__all__ = ["ModelCard", "ServerContext", "Serving"]
+__all__ = ["ModelCard", "ServerContext", "Serving", "own_name"]
 
 _STALL_S = 30.0
 """A step that takes longer is no step any more."""
@@ -52,6 +53,14 @@ class ModelCard:
         )
 
 
+def own_name(source: str) -> str:
+    """What a model is called when nobody says: its catalogue or hub name, or its file's."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if path.is_file() else source
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """A model and an engine that are ready."""
@@ -70,7 +79,7 @@ class ServerContext:
         self.settings = settings
         self.engine = engine
         self.limits = limits if limits is not None else Limits()
-        self.card = ModelCard(settings.served_names or (settings.model_source,))
+        self.card = ModelCard(settings.served_names or (own_name(settings.model_source),))
         self.metrics = Metrics(self.card.name)
         self.keys = KeyRing(settings.api_keys, self.metrics.note_auth_failure)
         self.lifecycle = Lifecycle(settings.drain_delay_s, settings.shutdown_timeout_s)
@@ -145,6 +154,14 @@ class ServerContext:
         )
         error.retry_after_s = self.eta_s() or 5.0
         return error
+
+    def has_started(self) -> bool:
+        """Whether start-up is over; stays so."""
+        lifecycle = self.lifecycle
+        ready = self.engine.status.phase == "ready" and self.loaded_model is not None
+        if lifecycle.ready_since is None and ready:
+            lifecycle.ready_since = time.monotonic()
+        return lifecycle.ready_since is not None
 
     def is_ready(self) -> bool:
         """Whether requests are served and should come here."""

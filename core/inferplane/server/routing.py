@@ -37,6 +37,8 @@ class ScopedRoute(Route):
     ) -> None:
         super().__init__(path, endpoint, methods=list(methods), include_in_schema=False)
         self.scope: Scope = scope
+        self.label = path.replace(":path", "")
+        """How metrics and logs call it."""
         self.dialect: Dialect = dialect
 
     async def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -71,7 +73,7 @@ class GatedRouter(Router):
         best, child, allowed = self._match(scope)
         state = scope["state"]
         if best is not None:
-            state["route"], state["dialect"] = best.path, best.dialect
+            state["route"], state["dialect"] = best.label, best.dialect
             if best.scope != "open":
                 state["caller"] = self.keys.caller(Headers(scope=scope), best.scope)
         else:

@@ -128,6 +128,7 @@ async def run_server(server: DrainingServer, listener: socket.socket) -> int:
     """Serve until the end; returns the exit code."""
     context = server.context
     url = _url(context.settings, listener)
+    server.announce("listening", url)
     server.banner.listening(url)
     watching = asyncio.create_task(server.watch(url))
     try:
@@ -204,7 +205,7 @@ class DrainingServer(uvicorn.Server):
     async def _follow_start(self, url: str) -> None:
         context, banner = self.context, self.banner
         planned = False
-        while context.engine.status.phase != "ready" or context.loaded_model is None:
+        while not context.has_started():
             self._raise_failure()
             plan = context.engine.plan
             if plan is not None and not planned:
@@ -213,10 +214,10 @@ class DrainingServer(uvicorn.Server):
                 add_foreign_routes(self.app, plan.catalogue())
             banner.progress(context)
             await asyncio.sleep(_LOOK_S)
-        now = time.monotonic()
-        context.lifecycle.ready_since = now
+        took_s = time.monotonic() - context.lifecycle.began
         await refresh(context)
-        banner.ready(context, url, now - context.lifecycle.began)
+        self.announce("ready", url)
+        banner.ready(context, url, took_s)
 
     async def _follow_engine(self) -> None:
         told = False
@@ -239,6 +240,11 @@ class DrainingServer(uvicorn.Server):
                 if isinstance(failure, InferplaneError)
                 else EngineError("engine_dead", status.detail)
             )
+
+    def announce(self, event: str, url: str) -> None:
+        """Into the log, where no banner says it."""
+        if self.banner.quiet:
+            self.context.logger.info(event, extra={"facts": {"url": url}})
 
     def fail(self, message: str, exit_code: int) -> None:
         """End with an error."""

@@ -24,7 +24,7 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
     """Four routes."""
     checks: dict[str, Callable[[], str]] = {
         "/livez": lambda: "",
-        "/startupz": lambda: "" if context.lifecycle.ready_since is not None else "starting",
+        "/startupz": lambda: "" if context.has_started() else "starting",
         "/readyz": context.unready_because,
         "/health": context.unhealthy_because,
     }
@@ -45,7 +45,7 @@ def _told(context: ServerContext, request: Request, reason: str) -> Response:
     status = context.engine.status
     pct = round(100 * status.done / status.total) if status.total else None
     eta_s = context.eta_s()
-    ready = context.lifecycle.ready_since
+    ready = context.lifecycle.ready_since if context.has_started() else None
     until = time.monotonic() if ready is None else ready
     body: dict[str, object] = {
         "status": reason or "ok",

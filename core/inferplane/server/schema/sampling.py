@@ -24,9 +24,11 @@ _COUNT = (1 << 31) - 1
 
 
 def sampling_fields(limits: Limits) -> list[Field]:
-    """Temperature, cuts, penalties, lengths, stops and token lists."""
-    ids = limits.token_ids
-    stop = Text(1, limits.stop_characters)
+    """Temperature, cuts, penalties, lengths, stops, token lists, and the form of the answer."""
+    return [*_drawing_fields(limits), *_ending_fields(limits), *_prompt_and_answer_fields(limits)]
+
+
+def _drawing_fields(limits: Limits) -> list[Field]:
     return [
         Field("temperature", Number(0, 2), "0 (or below 1e-5) is greedy.", default=1),
         Field("top_p", Number(0, 1, above=True), "Keep the likeliest tokens up to this mass."),
@@ -37,6 +39,13 @@ def sampling_fields(limits: Limits) -> list[Field]:
         Field("repetition_penalty", Number(0, 10, above=True), "Divides logits of seen tokens."),
         Field("seed", Whole(*INT64), "Equal requests with equal seeds give equal output."),
         Field("n", Whole(1, limits.n), "Choices for each prompt.", default=1),
+    ]
+
+
+def _ending_fields(limits: Limits) -> list[Field]:
+    ids = limits.token_ids
+    stop = Text(1, limits.stop_characters)
+    return [
         Field("min_tokens", Whole(0, _COUNT), "Tokens before which nothing stops."),
         Field(
             "stop",
@@ -56,6 +65,11 @@ def sampling_fields(limits: Limits) -> list[Field]:
         ),
         Field("allowed_token_ids", TokenIds(1, ids), "Only these tokens may be drawn."),
         Field("bad_words", ListOf(Text(1, 256), 0, ids), "Words that must not be completed."),
+    ]
+
+
+def _prompt_and_answer_fields(limits: Limits) -> list[Field]:
+    return [
         Field("skip_special_tokens", Flag(), "Leave special tokens out of texts.", default=True),
         Field(
             "spaces_between_special_tokens",
