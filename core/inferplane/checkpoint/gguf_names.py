@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["hugging_face_name"]
+__all__ = ["NEIGHBOURS", "NORM_OFFSETS", "hugging_face_name"]
+
+NEIGHBOURS = ("llama",)
+"""Architectures whose query and key rows were reordered to rotate neighbouring elements."""
+NORM_OFFSETS = {"gemma3": 1.0}
+"""What was added to every norm weight."""
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {

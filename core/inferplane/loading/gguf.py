@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inferplane.checkpoint import Checkpoint, TensorInfo
 from inferplane.checkpoint.gguf_header import GGML_BLOCKS
-from inferplane.checkpoint.gguf_names import hugging_face_name
+from inferplane.checkpoint.gguf_names import NEIGHBOURS, NORM_OFFSETS, hugging_face_name
 from inferplane.errors import ModelError
 from inferplane.quantization.ggml_blocks import BLOCK_SHAPES, read_blocks
 
@@ -31,10 +31,6 @@ _PLAIN = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
-_NEIGHBOURS = ("llama",)
-"""Architectures whose query and key rows were reordered to rotate neighbouring elements."""
-_NORM_OFFSETS = {"gemma3": 1.0}
-"""What was added to every norm weight."""
 
 
 def iterate_gguf(
@@ -120,10 +116,10 @@ def _block_values(kind: str, raw: Tensor) -> Tensor:
 def _restored(name: str, tensor: Tensor, checkpoint: Checkpoint) -> Tensor:
     """The tensor as Hugging Face has it."""
     architecture = str(checkpoint.metadata.get("general.architecture"))
-    offset = _NORM_OFFSETS.get(architecture, 0.0)
+    offset = NORM_OFFSETS.get(architecture, 0.0)
     if offset and name.endswith("norm.weight"):
         return tensor.float() - offset
-    if architecture in _NEIGHBOURS:
+    if architecture in NEIGHBOURS:
         for which, key in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
             if f".{which}." in name:
                 return _halves(tensor, checkpoint.config[key])

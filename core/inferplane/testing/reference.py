@@ -11,22 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from inferplane.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from inferplane.checkpoint import open_checkpoint
+from inferplane.checkpoint.arrays import iterate_arrays
 from inferplane.errors import ModelError
 from inferplane.interfaces import Array
 from inferplane.model_config import ModelConfig, RopeConfig, read_model_config
 
-__all__ = ["ReferenceModel", "read_arrays"]
+__all__ = ["ReferenceModel"]
 
 
 class ReferenceModel:
-    """A safetensors decoder with rotary embedding and gated feed-forward parts."""
+    """A decoder with rotary embedding and gated feed-forward parts."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ModelError for a checkpoint it cannot read exactly."""
         checkpoint = open_checkpoint(folder)
         self.config: ModelConfig = read_model_config(checkpoint)
-        self._w = read_arrays(checkpoint)
+        self._w = {name: x.astype(np.float64) for name, x in iterate_arrays(checkpoint)}
         self._offset = 1.0 if self.config.model_type == "gemma3_text" else 0.0
         self._sandwich = "model.layers.0.pre_feedforward_layernorm.weight" in self._w
 
@@ -107,22 +108,6 @@ class ReferenceModel:
         gate, up, down = names
         inner = _activation(self._linear(x, f"{at}.{gate}"), self.config.activation)
         return self._linear(inner * self._linear(x, f"{at}.{up}"), f"{at}.{down}")
-
-
-def read_arrays(checkpoint: Checkpoint) -> dict[str, Array]:
-    """All tensors of a safetensors checkpoint as f64. Raises ModelError for other types."""
-    return {name: _read(info) for name, info in checkpoint.tensors.items()}
-
-
-def _read(info: TensorInfo) -> Array:
-    types = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
-    if info.dtype not in types:
-        raise ModelError(f"{info.file}: tensor {info.name!r} is {info.dtype}, needs {list(types)}")
-    count = int(np.prod(info.shape))
-    raw = np.fromfile(info.file, types[info.dtype], count, offset=info.offset)
-    if info.dtype == "BF16":
-        raw = (raw.astype("<u4") << 16).view("<f4")
-    return np.asarray(raw.reshape(info.shape).astype(np.float64))
 
 
 def _rotate(x_TNH: Array, rope: RopeConfig) -> Array:

@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferplane.checkpoint import open_checkpoint
+from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.checkpoint.arrays import iterate_arrays
 from inferplane.errors import ModelError
-from inferplane.testing.reference import ReferenceModel, read_arrays
+from inferplane.testing.reference import ReferenceModel
 from inferplane.testing.tiny import TINY_MODELS, write_tiny_model
 from inferplane.testing.tiny_tokenizer import EOS, SPECIAL_TOKENS, VOCAB_SIZE
+
+
+def dict_of(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    return dict(iterate_arrays(checkpoint))
+
 
 PROMPT = np.random.default_rng(1).integers(3, VOCAB_SIZE, 70).tolist()
 
@@ -51,9 +57,9 @@ def test_equal_arguments_write_equal_bytes_and_another_seed_does_not(tmp_path: P
 
 
 def test_shards_hold_every_tensor_once_and_the_index_says_where(tmp_path: Path) -> None:
-    whole = read_arrays(open_checkpoint(write_tiny_model(tmp_path / "one")))
+    whole = dict_of(open_checkpoint(write_tiny_model(tmp_path / "one")))
     folder = write_tiny_model(tmp_path / "three", shards=3)
-    parts = read_arrays(open_checkpoint(folder))
+    parts = dict_of(open_checkpoint(folder))
     assert len(list(folder.glob("*.safetensors"))) == 3
     assert whole.keys() == parts.keys()
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
@@ -61,8 +67,8 @@ def test_shards_hold_every_tensor_once_and_the_index_says_where(tmp_path: Path) 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 8), ("float16", 11)])
 def test_narrow_types_round_to_nearest(tmp_path: Path, dtype: str, bits: int) -> None:
-    wide = read_arrays(open_checkpoint(write_tiny_model(tmp_path / "w")))
-    narrow = read_arrays(open_checkpoint(write_tiny_model(tmp_path / "n", dtype=dtype)))
+    wide = dict_of(open_checkpoint(write_tiny_model(tmp_path / "w")))
+    narrow = dict_of(open_checkpoint(write_tiny_model(tmp_path / "n", dtype=dtype)))
     name = "model.embed_tokens.weight"
     bound = np.abs(wide[name]) * 2.0**-bits + 1e-7
     assert (np.abs(wide[name] - narrow[name]) <= bound).all()
