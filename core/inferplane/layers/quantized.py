@@ -251,7 +251,7 @@ class Quantizer:
 
         entry, choice = choose(
             "quantization",
-            f"{describe(scheme)} {site.in_features}x{site.out_features} {site.dtype}",
+            f"{_described(scheme)} {site.in_features}x{site.out_features} {site.dtype}",
             entries,
             reasons,
             preferred=binder.caps.prefer.get("quantization", ()),
@@ -295,7 +295,7 @@ class _Loading:
             self._parts = {}
 
 
-def describe(scheme: QuantScheme) -> str:
+def _described(scheme: QuantScheme) -> str:
     """A scheme in words: "int4 group 32 with offsets, int8 activations"."""
     words: list[str] = [scheme.weight]
     words.append({0: "per output", -1: "per tensor"}.get(scheme.group, f"group {scheme.group}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ _PIECE_ELEMENTS = 2**20
 """Elements dequantised at once: their temporaries stay in the processor's cache."""
 _SKIPPED = ("rope_freqs.weight",)
 """Read with the configuration."""
+_NEVER_STORED = ("Q8_1", "Q8_K")
 _PLAIN = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -86,22 +86,17 @@ def _reader(tensor: TensorInfo) -> Callable[[Tensor], Tensor]:
     """u8[rows, bytes] -> f32 elements."""
     if tensor.dtype in BLOCK_SHAPES:
         return lambda raw: _block_values(tensor.dtype, raw)
+    if tensor.dtype in _NEVER_STORED:
+        raise ModelError(
+            f"{tensor.file}: tensor {tensor.name!r}: ggml type {tensor.dtype} cannot be read: it "
+            "exists inside computations only"
+        )
     # The package costs a quarter of a second, which common types need not pay.
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
     kind = GGMLQuantizationType[tensor.dtype]
-
-    def read(raw: Tensor) -> Tensor:
-        try:
-            found: Any = dequantize(raw.numpy(), kind)
-        except NotImplementedError:
-            raise ModelError(
-                f"{tensor.file}: tensor {tensor.name!r}: ggml type {tensor.dtype} cannot be read"
-            ) from None
-        return torch.from_numpy(found)
-
-    return read
+    return lambda raw: torch.from_numpy(dequantize(raw.numpy(), kind))
 
 
 def _block_values(kind: str, raw: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_SHAPES", "Blocks", "read_blocks"]
+__all__ = ["BLOCK_SHAPES", "BlockShape", "Blocks", "read_blocks"]
 
 
 class Blocks(NamedTuple):

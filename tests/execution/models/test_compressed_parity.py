@@ -101,7 +101,7 @@ def test_logits_agree_with_the_library(case: str, tmp_path: Path, load: Callable
     assert ours.config.quantization["quant_method"] == "compressed-tensors"
     got = ours.logits(ids)
     if case == "w8a8":
-        # The library divides a token's largest activation by 127.5, servers by 127: rounding differs.
+        # The library divides a token's largest activation by 127.5, we and others by 127.
         moved = (got.log_softmax(-1) - expected.log_softmax(-1)).abs()
         assert float(moved.mean()) < 0.02
     else:
