@@ -79,6 +79,11 @@ class BlockManager:
         """Share of usable blocks in use."""
         return 1.0 - self.num_free / self.usable
 
+    @property
+    def num_promised(self) -> int:
+        """Free blocks that running sequences were promised."""
+        return self._promised
+
     def free_order(self) -> list[int]:
         """Free blocks, next to be used first."""
         return self.pool.free.order()

@@ -1,8 +1,12 @@
-"""What must hold after every call, recounted from outside."""
+"""What must hold after every call, recounted from outside.
+
+The light checks run each time; those marked thorough walk whole tables and run now and then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 
 from inferplane.scheduling.block_table import blocks_for
 from inferplane.scheduling.plan import StepPlan
@@ -11,7 +15,14 @@ from inferplane.scheduling.sequence import Sequence, SequenceState
 from inferplane.testing.simulation.oracle import Life
 from inferplane.testing.simulation.violation import Violation
 
-__all__ = ["check_blocks", "check_index", "check_plan", "check_requests"]
+__all__ = [
+    "check_blocks",
+    "check_free_list",
+    "check_index",
+    "check_plan",
+    "check_requests",
+    "check_waiting",
+]
 
 _WAITING = frozenset(
     (
@@ -24,155 +35,159 @@ _WAITING = frozenset(
 )
 
 
-def _require(invariant: int, holds: bool, message: str) -> None:
-    if not holds:
-        raise Violation(invariant, message)
-
-
-def check_blocks(scheduler: Scheduler, thorough: bool) -> None:
-    """INV-1, 2, 3, 4 and 26: holders recounted; the free list walked when `thorough`."""
-    blocks = scheduler.blocks
-    pool = blocks.pool
-    held: dict[int, int] = {}
-    for sequence in scheduler.sequences.values():
-        owned = 0
+def check_blocks(scheduler: Scheduler) -> None:
+    """INV-1, 2 and 4: holders recounted from tables and fences."""
+    pool = scheduler.blocks.pool
+    held: Counter[int] = Counter()
+    for sequence in scheduler.running:
         for table in sequence.tables:
-            for block in table:
-                if block:
-                    owned += 1
-                    held[block] = held.get(block, 0) + 1
-        _require(26, owned == sequence.owned, f"{sequence.request_id} owns {owned} blocks")
-    for block in pool.fenced_blocks():
-        held[block] = held.get(block, 0) + 1
+            held.update(table)
+    del held[0]
+    held.update(pool.fenced_blocks())
     refs = pool.refs
     for block, count in held.items():
-        _require(2, refs[block] == count, f"block {block}: refs {refs[block]}, holders {count}")
+        if refs[block] != count:
+            raise Violation(2, f"block {block}: refs {refs[block]}, holders {count}")
     free = len(pool.free)
-    _require(1, free + len(held) == pool.usable, f"{free} free + {len(held)} held blocks")
-    if not scheduler.sequences and not scheduler.num_in_flight:
-        _require(4, not held, f"idle, but {len(held)} blocks are held")
-    if thorough:
-        order = blocks.free_order()
-        _require(3, len(order) == free == len(frozenset(order)), "the free list repeats a block")
-        _require(3, 0 not in order and not refs[0], "block 0 is free or held")
-        _require(3, not any(refs[block] for block in order), "a held block is free")
-        promised = sum(max(0, s.reserve - s.owned) for s in scheduler.running)
-        _require(26, promised == blocks._promised, f"{promised} blocks are promised")
+    if free + len(held) != pool.usable:
+        raise Violation(1, f"{free} free + {len(held)} held blocks of {pool.usable}")
+    if held and not scheduler.sequences and not scheduler.num_in_flight:
+        raise Violation(4, f"idle, but {len(held)} blocks are held")
+
+
+def check_free_list(scheduler: Scheduler) -> None:
+    """INV-3 and 26, thorough: the list walked, gauges recounted."""
+    blocks = scheduler.blocks
+    refs, order = blocks.pool.refs, blocks.free_order()
+    if not len(order) == blocks.num_free == len(frozenset(order)):
+        raise Violation(3, "the free list repeats a block")
+    if 0 in order or refs[0]:
+        raise Violation(3, "block 0 is free or held")
+    for block in order:
+        if refs[block]:
+            raise Violation(3, f"block {block} is free and has {refs[block]} holders")
+    for sequence in scheduler.running:
+        owned = sum(block != 0 for table in sequence.tables for block in table)
+        if owned != sequence.owned:
+            raise Violation(26, f"{sequence.request_id} owns {owned} blocks")
+    promised = sum(max(0, s.reserve - s.owned) for s in scheduler.running)
+    if promised != blocks.num_promised:
+        raise Violation(26, f"{promised} blocks are promised, counted {blocks.num_promised}")
 
 
 def check_index(scheduler: Scheduler) -> None:
-    """INV-15: digests and blocks point at each other, and nothing else does."""
+    """INV-13 and 15, thorough: digests and blocks point at each other, and nothing else does."""
     index = scheduler.blocks.cache.index
-    count: dict[bytes, int] = {}
+    count: Counter[bytes] = Counter()
     for block, key in enumerate(index.keys):
         if key is not None:
-            count[key] = count.get(key, 0) + 1
-            _require(15, block in index.copies(key), f"block {block} is lost to its digest")
-    _require(15, len(count) == len(index), "a digest has no block")
+            count[key] += 1
+            if block not in index.copies(key):
+                raise Violation(15, f"block {block} is lost to its digest")
+    if len(count) != len(index):
+        raise Violation(15, f"{len(index)} digests for {len(count)} contents")
     for key, copies in count.items():
-        _require(15, len(index.copies(key)) == copies, "a digest has a stale block")
+        if len(index.copies(key)) != copies:
+            raise Violation(15, "a digest has a stale block")
     for block in index.pending:
-        _require(13, index.keys[block] is not None, f"pending block {block} has no digest")
+        if index.keys[block] is None:
+            raise Violation(13, f"pending block {block} has no digest")
 
 
 def check_requests(scheduler: Scheduler, lives: Mapping[str, Life]) -> None:
-    """INV-6, 7, 8, 9, 10 and 20 for every request."""
+    """INV-6, 7 and 8 for what runs, 9 in numbers."""
     size = scheduler.blocks.block_size
     running = scheduler.running
-    lanes = [s.lane for s in running]
-    _require(8, len(frozenset(lanes)) == len(lanes), f"lanes {lanes} are not distinct")
-    _require(8, len(running) <= scheduler.limits.max_active, f"{len(running)} run")
-    waiting = scheduler.waiting
-    queued = {s.request_id for s in running} | {s.request_id for s in waiting}
-    total = len(running) + len(waiting)
-    _require(9, len(queued) == total == len(scheduler.sequences), "a request is in two queues")
-    _require(
-        9,
-        all(a.queue_key < b.queue_key for a, b in zip(waiting, waiting[1:], strict=False)),
-        "the waiting queue is out of order",
-    )
+    if len(running) > scheduler.limits.max_active:
+        raise Violation(8, f"{len(running)} run")
+    if len({sequence.lane for sequence in running}) != len(running):
+        raise Violation(8, "two sequences share a lane")
+    if len(running) + scheduler.num_waiting != len(scheduler.sequences):
+        raise Violation(9, "a request is in no queue or in two")
     for sequence in running:
-        _require(9, sequence.state is SequenceState.RUNNING, f"{sequence.state} in running")
-        _check_running(sequence, lives[sequence.request_id], size)
+        if sequence.state is not SequenceState.RUNNING:
+            raise Violation(9, f"{sequence.request_id} runs as {sequence.state}")
+        _check_running(sequence, lives[sequence.request.request_id], size)
+
+
+def check_waiting(scheduler: Scheduler) -> None:
+    """INV-9, 10 and 20, thorough: what waits is in order and holds nothing."""
+    waiting = scheduler.waiting
+    for before, after in zip(waiting, waiting[1:], strict=False):
+        if before.queue_key >= after.queue_key:
+            raise Violation(9, f"{after.request_id} waits behind {before.request_id}")
     for sequence in waiting:
-        _require(9, sequence.state in _WAITING, f"{sequence.state} in waiting")
-        _require(
-            10,
-            sequence.computed == sequence.owned == sequence.room == 0 and sequence.lane == -1,
-            f"{sequence.request_id} waits and still holds something",
-        )
+        if sequence.state not in _WAITING:
+            raise Violation(9, f"{sequence.request_id} waits as {sequence.state}")
+        holds = (sequence.computed, sequence.owned, sequence.room, sequence.lane)
+        if holds != (0, 0, 0, -1):
+            raise Violation(10, f"{sequence.request_id} waits and still holds {holds}")
     tokens = sum(len(s.token_ids) for s in waiting)
-    _require(20, scheduler.num_waiting_tokens == tokens, f"{tokens} tokens wait")
+    if scheduler.num_waiting_tokens != tokens:
+        raise Violation(20, f"{tokens} tokens wait, counted {scheduler.num_waiting_tokens}")
 
 
 def _check_running(sequence: Sequence, life: Life, size: int) -> None:
-    name = sequence.request_id
-    known = len(sequence.token_ids)
-    computed = sequence.computed
+    computed, room = sequence.computed, sequence.room
     for table in sequence.tables:
-        _require(
-            6,
-            len(table) * size == sequence.room and len(table) >= blocks_for(computed, size),
-            f"{name}: {len(table)} blocks for {computed} positions",
-        )
-    lookahead = blocks_for(sequence.room - computed, size)
-    _require(6, lookahead <= 1 + blocks_for(16, size), f"{name}: {lookahead} blocks too many")
-    most = known + sequence.placeholders + len(sequence.drafts) + 8
-    _require(7, computed <= most, f"{name}: {computed} computed of {known} known")
-    _require(7, sequence.proven <= computed, f"{name}: more proven than computed")
-    same = life.last_run == sequence.run
-    _require(
-        7,
-        not same or computed >= min(life.last_computed, sequence.proven),
-        f"{name}: computed fell from {life.last_computed} to {computed}",
-    )
+        if len(table) * size != room or room < computed:
+            raise Violation(
+                6, f"{sequence.request_id}: {len(table)} blocks for {computed} positions"
+            )
+    if room - computed >= size + 9:
+        raise Violation(6, f"{sequence.request_id}: room {room} for {computed} positions")
+    if computed > len(sequence.token_ids) + sequence.placeholders + 8:
+        raise Violation(7, f"{sequence.request_id}: {computed} positions computed too many")
+    if sequence.proven > computed:
+        raise Violation(7, f"{sequence.request_id}: more proven than computed")
+    fell = computed < life.last_computed and life.last_run == sequence.run
+    if fell and computed != len(sequence.token_ids) - 1:
+        raise Violation(7, f"{sequence.request_id}: fell from {life.last_computed} to {computed}")
     life.last_computed, life.last_run = computed, sequence.run
 
 
 def check_plan(scheduler: Scheduler, plan: StepPlan, oldest: str | None) -> None:
-    """INV-5, 8 and 18 for one plan; `oldest` was the first in rank before it was made."""
+    """INV-5, 8, 18 and 23 for one plan; `oldest` was the first in rank before it was made."""
     limits = scheduler.limits
     entries = plan.scheduled
-    _require(8, plan.num_tokens <= limits.max_tokens, f"{plan.num_tokens} tokens in a step")
-    names = [e.sequence.request_id for e in entries]
-    _require(8, len(frozenset(names)) == len(names), "a request is twice in a plan")
-    _require(8, all(e.num_tokens >= 1 for e in entries), "a request with no token")
-    kinds = [e.is_decode for e in entries]
-    _require(8, kinds == sorted(kinds, reverse=True), "decodes do not stand first")
-    prefills = len(kinds) - sum(kinds)
-    _require(8, prefills <= limits.max_prefills, f"{prefills} prefills")
-    _require(8, limits.mix or prefills in (0, len(kinds)), "prefill and decode are mixed")
-    _require(18, oldest not in plan.preempted, f"{oldest} was the oldest and gave way")
-    refs = scheduler.blocks.pool.refs
-    adopted = frozenset(_adopted_in_step(scheduler, plan))
+    tokens = decodes = 0
+    before = True
+    names = set()
     for entry in entries:
-        _check_entry(scheduler, entry.sequence, entry.start, entry.num_tokens, refs, adopted)
-        drafts = entry.drafts
-        _require(23, len(drafts) <= limits.num_drafts, f"{len(drafts)} drafts")
-    overlap = names and any(name in plan.skipped for name in names)
-    _require(8, not overlap, "a request is both planned and left out")
+        tokens += entry.num_tokens
+        decodes += entry.is_decode
+        names.add(entry.sequence.request.request_id)
+        if entry.num_tokens < 1:
+            raise Violation(8, "a request with no token")
+        if entry.is_decode and not before:
+            raise Violation(8, "decodes do not stand first")
+        before = entry.is_decode
+        if len(entry.drafts) > limits.num_drafts:
+            raise Violation(23, f"{len(entry.drafts)} drafts")
+    prefills = len(entries) - decodes
+    if tokens > limits.max_tokens or prefills > limits.max_prefills:
+        raise Violation(8, f"{tokens} tokens and {prefills} prefills in a step")
+    if not limits.mix and prefills not in (0, len(entries)):
+        raise Violation(8, "prefill and decode are mixed")
+    if len(names) != len(entries) or any(s.request.request_id in names for s, _ in plan.left_out):
+        raise Violation(8, "a request is twice in a plan")
+    if oldest in plan.preempted:
+        raise Violation(18, f"{oldest} was the oldest and gave way")
+    _check_writes(scheduler, plan)
 
 
-def _adopted_in_step(scheduler: Scheduler, plan: StepPlan) -> Iterable[int]:
+def _check_writes(scheduler: Scheduler, plan: StepPlan) -> None:
+    """INV-5: what a step writes belongs to one sequence alone, or to those who adopt it in step."""
+    size, refs = scheduler.blocks.block_size, scheduler.blocks.pool.refs
     pending = scheduler.blocks.cache.index.pending
     for entry in plan.scheduled:
-        for block in entry.sequence.adopted:
-            if block in pending and pending[block][1] == plan.step:
-                yield block
-
-
-def _check_entry(
-    scheduler: Scheduler,
-    sequence: Sequence,
-    start: int,
-    num_tokens: int,
-    refs: list[int],
-    adopted: frozenset[int],
-) -> None:
-    size = scheduler.blocks.block_size
-    last = (start + num_tokens - 1) // size
-    for table in sequence.tables:
-        for index in range(start // size, last + 1):
-            block = table[index]
-            shared = refs[block] > 1 and block not in adopted
-            _require(5, not shared, f"{sequence.request_id} writes to shared block {block}")
+        first = entry.start // size
+        last = blocks_for(entry.start + entry.num_tokens, size)
+        for table in entry.sequence.tables:
+            for block in table[first:last]:
+                if refs[block] == 1:
+                    continue
+                mark = pending.get(block)
+                if mark is None or mark[0] is not entry.sequence or mark[1] != plan.step:
+                    name = entry.sequence.request_id
+                    raise Violation(5, f"{name} writes to block {block} of {refs[block]} holders")

@@ -115,7 +115,7 @@ def draw_knobs(seed: int) -> Knobs:
         weak_digest=rng.random() < 0.1,
         arrival=rng.choice((0.05, 0.2, 0.5, 1.0, 2.0)),
         mean_prompt=max(1, min(_log_uniform(rng, 2, 120), capacity // 2)),
-        mean_output=_log_uniform(rng, 1, 40),
+        mean_output=_log_uniform(rng, 1, 80),
         tenants=rng.randint(1, 5),
         documents=rng.choice((0, 1, 3, 6)),
         vocabulary=rng.choice((4, 12, 60)),
