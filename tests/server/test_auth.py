@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from inferplane.config import ApiKey
 from inferplane.server.auth import Caller, KeyRing, cache_domain
 from inferplane.server.errors import ApiError
+from inferplane.server.key_file import KeyFile
 from inferplane.server.routes.probes import PROBES
 from inferplane.server.routing import GatedRouter
 
@@ -267,3 +268,27 @@ def test_a_route_without_a_scope_does_not_load():
 
     with pytest.raises(TypeError, match="declares no scope"):
         GatedRouter([Route("/x", lambda request: None)], KeyRing(()))
+
+
+def test_a_changed_key_file_is_taken_in_and_a_broken_one_is_not(settings_for, tmp_path):
+    import logging
+    import os
+
+    def line(name):
+        return f"{name} {hashlib.sha256(name.encode()).hexdigest()} infer\n"
+
+    path = tmp_path / "keys"
+    path.write_text(line("old"))
+    settings = settings_for(api_keys=(MASTER, key("old", "infer")), api_key_file=path)
+    ring = KeyRing(settings.api_keys)
+    file = KeyFile(settings, ring, logging.getLogger("test"))
+
+    def names(number, text):
+        path.write_text(text)
+        os.utime(path, ns=(number, number))
+        file.look()
+        return {one.name for one in ring.keys}
+
+    assert names(1, line("new")) == {"master", "new"}
+    assert names(2, "no key at all") == {"master", "new"}
+    assert names(3, line("new") + line("more")) == {"master", "new", "more"}

@@ -10,10 +10,12 @@ from typing import Any, Protocol, TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
+from inferplane.errors import RequestError
 from inferplane.server.answers.usage import usage
 from inferplane.server.context import ServerContext, Serving
 from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
+from inferplane.server.front_door import as_api_error
 from inferplane.server.generation import Generation
 from inferplane.server.schema.body import check_body, parse_json, read_body
 from inferplane.server.schema.fields import Structure
@@ -141,7 +143,10 @@ async def finish(
     context: ServerContext, asked: Asked, generation: Generation, answer: WholeAnswer
 ) -> Response:
     """Admit the generation and answer, streamed or at once. Raises before anything is sent."""
-    await generation.admit()
+    try:
+        await generation.admit()
+    except RequestError as error:
+        raise _refused(context, error) from None
     headers = answer_headers(context, asked)
     if asked.found.get("stream"):
         return EventStream(
@@ -159,6 +164,16 @@ async def finish(
         _note(asked, generation)
     headers["openai-processing-ms"] = str(round((time.monotonic() - asked.began) * 1000))
     return Response(body, media_type="application/json", headers=headers)
+
+
+def _refused(context: ServerContext, error: RequestError) -> Exception:
+    """A refusal of the engine; a full queue says how long it takes to empty."""
+    known = as_api_error(error)
+    if known is None:
+        return error
+    if known.code == "queue_full":
+        known.retry_after_s = context.metrics.queue_wait_s()
+    return known
 
 
 def _note(asked: Asked, generation: Generation) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,6 +22,8 @@ __all__ = ["Metrics"]
 
 _PREFIX = "inferplane_"
 _LABELS = ("model", "engine")
+_RATE_SAMPLES = 10
+"""Reports, a second apart, over which the rate of ends is taken."""
 
 
 class Metrics:
@@ -29,6 +33,7 @@ class Metrics:
         self.identity = (model, engine)
         self.registry = CollectorRegistry(auto_describe=False)
         self.engine_stats = EngineStats()
+        self._ends = deque([(time.monotonic(), 0)], maxlen=_RATE_SAMPLES)
         self.engine_info: EngineInfo | None = None
         self.time_to_first_token = self._histogram("time_to_first_token_seconds")
         self.inter_token_latency = self._histogram("inter_token_latency_seconds")
@@ -89,8 +94,16 @@ class Metrics:
     def take(self, stats: EngineStats) -> None:
         """New figures from the engine; each sample of a histogram comes once."""
         self.engine_stats = stats
+        self._ends.append((time.monotonic(), sum(stats.finished.values())))
         for tokens in stats.step_tokens:
             self.step_tokens.observe(tokens)
+
+    def queue_wait_s(self) -> float | None:
+        """How long the queue takes to empty at the rate requests ended of late; None = unknown."""
+        (began, first), (now, last) = self._ends[0], self._ends[-1]
+        if last <= first or now <= began:
+            return None
+        return self.engine_stats.waiting * (now - began) / (last - first)
 
     def render(self) -> bytes:
         """The text format of Prometheus."""

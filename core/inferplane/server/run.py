@@ -22,6 +22,7 @@ from inferplane.server.app import App, add_foreign_routes, create_app
 from inferplane.server.banner import Banner
 from inferplane.server.context import ServerContext
 from inferplane.server.guard import Guard
+from inferplane.server.key_file import KeyFile
 from inferplane.server.limits import Limits
 from inferplane.server.request_log import configure_logging
 from inferplane.server.routes.metrics import refresh
@@ -172,6 +173,7 @@ class DrainingServer(uvicorn.Server):
         self.app = app
         self.banner = banner
         self.exit_code = 0
+        self.key_file = KeyFile(context.settings, context.keys, context.logger)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signals, on the main thread. They are not raised again at the end: this is the end."""
@@ -224,6 +226,7 @@ class DrainingServer(uvicorn.Server):
         while True:
             self._raise_failure()
             await refresh(self.context)
+            self.key_file.look()
             if self.context.lifecycle.draining and not told:
                 told = True
                 self.banner.draining(self.context.lifecycle.running)
@@ -249,6 +252,7 @@ class DrainingServer(uvicorn.Server):
     def fail(self, message: str, exit_code: int) -> None:
         """End with an error."""
         self.exit_code = exit_code
-        self.context.logger.error("%s", message)
+        if self.banner.quiet:
+            self.context.logger.error("%s", message)
         self.banner.failed(message)
         self.should_exit = True
