@@ -17,9 +17,7 @@ def builder(caps: SamplerCaps = NullPlatform.sampler, groups: int = 1) -> BatchB
 
 def sequence(lane: int, prompt: tuple[int, ...], *tables: list[int], **sampling) -> Sequence:
     request = null_request(f"lane {lane}", prompt, **sampling)
-    return Sequence(
-        request, 0.0, list(prompt), max_len=64, lane=lane, tables=tuple(tables)
-    )
+    return Sequence(request, 0.0, list(prompt), max_len=64, lane=lane, tables=tuple(tables))
 
 
 def prefill(held: Sequence, start: int, count: int, samples: bool = True) -> ScheduledSequence:
@@ -33,9 +31,15 @@ def decode(held: Sequence, start: int) -> ScheduledSequence:
 def test_decodes_and_chunks_lie_one_after_the_other() -> None:
     old = sequence(2, (1, 2, 3, 4, 5), [7, 9])
     new = sequence(0, tuple(range(10, 20)), [3, 4, 5])
-    batch = builder().build(
-        StepPlan(5, [decode(old, 4), prefill(new, 2, 6, samples=False)], new=["lane 2", "lane 0"])
-    ).batch
+    batch = (
+        builder()
+        .build(
+            StepPlan(
+                5, [decode(old, 4), prefill(new, 2, 6, samples=False)], new=["lane 2", "lane 0"]
+            )
+        )
+        .batch
+    )
     assert batch.step == 5 and batch.num_decodes == 1
     assert batch.token_ids.tolist() == [5, 12, 13, 14, 15, 16, 17]
     assert batch.positions.tolist() == [4, 2, 3, 4, 5, 6, 7]
