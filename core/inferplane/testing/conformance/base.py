@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from inferplane.testing.conformance.parts import Parts
 from inferplane.testing.conformance.state import KitState
 from inferplane.testing.conformance.subject import Subject
+
+if TYPE_CHECKING:
+    from inferplane.testing.conformance.parts import Parts
 
 __all__ = ["Conformance"]
 

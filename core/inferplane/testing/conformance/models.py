@@ -17,7 +17,6 @@ from inferplane.execution.artifact_cache import DiskCache
 from inferplane.interfaces import Array
 from inferplane.sampling.host_sampler import log_softmax
 from inferplane.testing.conformance.base import Conformance
-from inferplane.testing.conformance.core_alone import CoreAlone
 from inferplane.testing.conformance.drawing import Draw
 from inferplane.testing.conformance.driver import Driver, Live, Work
 from inferplane.testing.conformance.state import KitState, Started
@@ -225,6 +224,8 @@ class ModelsConformance(Conformance):
         path = request.config.getoption("--inferplane-model")
         if not path:
             pytest.skip("no model named: --inferplane-model PATH")
+        from inferplane.testing.conformance.core_alone import CoreAlone  # torch: only with a model
+
         model = Path(path)
         cache = DiskCache(inferplane_kit.folder("cache"))
         reference = CoreAlone(subject.plan(model, dtype="auto"), cache)

@@ -47,6 +47,7 @@ class QuantKernelConformance(Conformance):
     """L2 for every quantization kernel of the device, or the one a subclass's fixture gives."""
 
     level: ClassVar[int] = 2
+    wide_only: ClassVar[bool] = True
 
     @pytest.fixture
     def quant_kernels(self, subject: Subject) -> list[type[QuantKernel]]:

@@ -17,8 +17,8 @@ from inferplane.sampling.host_sampler import log_softmax
 from inferplane.testing.conformance.base import Conformance
 from inferplane.testing.conformance.deck import Deck, chi_square_p, probabilities
 from inferplane.testing.conformance.drawing import Draw
+from inferplane.testing.conformance.draws import SAMPLE_DRAWS, agreement
 from inferplane.testing.conformance.driver import Work
-from inferplane.testing.conformance.sample_cases import SAMPLE_DRAWS, agreement
 from inferplane.testing.conformance.state import KitState, Started
 from inferplane.testing.conformance.subject import Subject
 

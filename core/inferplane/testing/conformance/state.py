@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferplane.execution.build import create_executor
 from inferplane.interfaces import Executor, KVPlan, ShapePolicy
 from inferplane.launch import LaunchPlan
 from inferplane.testing.conformance.driver import Driver
-from inferplane.testing.conformance.parts import Parts
 from inferplane.testing.conformance.subject import Subject, find_subject
 from inferplane.testing.fresh_interpreter import Imported, imports_of
 from inferplane.testing.tiny import write_tiny_model
+
+if TYPE_CHECKING:
+    from inferplane.testing.conformance.parts import Parts
 
 __all__ = ["KitState", "Started"]
 
@@ -96,6 +99,8 @@ class KitState:
 
     def parts(self, subject: Subject) -> Parts:
         """The parts of a wide platform, made for a tiny model."""
+        from inferplane.testing.conformance.parts import Parts  # torch: only for wide devices
+
         if subject.device not in self._parts:
             plan = subject.plan(self.model("llama"))
             context = subject.context(plan, self.folder("cache"))

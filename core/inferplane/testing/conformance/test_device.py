@@ -1,17 +1,24 @@
 """The whole kit for one device: `pytest --inferplane-device NAME`."""
 
-from inferplane.testing.conformance.allocator import AllocatorConformance
-from inferplane.testing.conformance.attention import AttentionConformance
+from importlib.util import find_spec
+
 from inferplane.testing.conformance.executor_kv import ExecutorKVConformance
 from inferplane.testing.conformance.facts import FactsConformance
 from inferplane.testing.conformance.hygiene import HygieneConformance
-from inferplane.testing.conformance.kv import KVStoreConformance
 from inferplane.testing.conformance.models import ModelsConformance
-from inferplane.testing.conformance.ops import OpsConformance
-from inferplane.testing.conformance.quantization import QuantKernelConformance
+from inferplane.testing.conformance.registrations import RegistrationsConformance
 from inferplane.testing.conformance.sampling import SamplingConformance
 from inferplane.testing.conformance.service import ServiceConformance
 from inferplane.testing.conformance.shapes import ShapesConformance
+
+if find_spec("torch") is not None:  # parts of a torch device; a narrow plugin has none of them
+    from inferplane.testing.conformance.wide import (  # noqa: F401
+        TestAllocator,
+        TestAttention,
+        TestKVStore,
+        TestOps,
+        TestQuantKernels,
+    )
 
 
 class TestHygiene(HygieneConformance):
@@ -22,24 +29,8 @@ class TestFacts(FactsConformance):
     """L1."""
 
 
-class TestOps(OpsConformance):
+class TestRegistrations(RegistrationsConformance):
     """L2."""
-
-
-class TestQuantKernels(QuantKernelConformance):
-    """L2."""
-
-
-class TestAttention(AttentionConformance):
-    """L3."""
-
-
-class TestKVStore(KVStoreConformance):
-    """L3."""
-
-
-class TestAllocator(AllocatorConformance):
-    """L3."""
 
 
 class TestExecutorKV(ExecutorKVConformance):
