@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inferplane.interfaces import ForwardContext
 from inferplane.layers.build import Builder
+from inferplane.layers.stacked import stacked_linear
 
 __all__ = ["SelfAttention"]
 
@@ -40,8 +41,12 @@ class SelfAttention:
         output_bias: bool = False,
         qk_norm: bool = False,
         norm_offset: float = 0.0,
+        stacked: str = "",
     ) -> None:
-        """`prefix` names the checkpoint's tensors: `prefix`.q_proj.weight and so on."""
+        """`prefix` names the checkpoint's tensors: `prefix`.q_proj.weight and so on.
+
+        `stacked` = the one tensor that holds queries, keys and values, where there is such.
+        """
         config = build.config
         size, dim = config.hidden_size, config.head_dim
         q_heads, kv_heads = _heads_of_rank(build)
@@ -49,13 +54,14 @@ class SelfAttention:
         self.width = len(q_heads) * dim
         self._heads = (len(q_heads) + 2 * len(kv_heads), dim)
         self._sizes = [len(q_heads), len(kv_heads), len(kv_heads)]
-        self.qkv = build.merged_linear(
-            [f"{prefix}.{which}_proj" for which in "qkv"],
-            size,
-            [config.num_heads * dim, config.num_kv_heads * dim, config.num_kv_heads * dim],
-            bias,
-            parts=[range(h.start * dim, h.stop * dim) for h in (q_heads, kv_heads, kv_heads)],
-        )
+        parts = [range(h.start * dim, h.stop * dim) for h in (q_heads, kv_heads, kv_heads)]
+        outputs = [heads * dim for heads in (config.num_heads, *[config.num_kv_heads] * 2)]
+        if stacked:
+            name = f"{prefix}.{stacked}"
+            self.qkv = stacked_linear(build, name, size, outputs, parts, bias=bias)
+        else:
+            names = [f"{prefix}.{which}_proj" for which in "qkv"]
+            self.qkv = build.merged_linear(names, size, outputs, bias, parts)
         self.output = build.linear(
             f"{prefix}.o_proj", config.num_heads * dim, size, output_bias, split="inputs"
         )

@@ -7,6 +7,7 @@ from torch import Tensor
 from inferplane.layers.activation import gate_op
 from inferplane.layers.build import Builder
 from inferplane.layers.fused import GatedDown
+from inferplane.layers.stacked import stacked_linear
 
 __all__ = ["GatedMlp"]
 
@@ -16,13 +17,19 @@ class GatedMlp:
 
     __slots__ = ("down", "finish", "gate_up")
 
-    def __init__(self, build: Builder, prefix: str, bias: bool = False) -> None:
-        """`prefix` names the tensors: `prefix`.gate_proj.weight, .up_proj, .down_proj."""
+    def __init__(self, build: Builder, prefix: str, bias: bool = False, stacked: str = "") -> None:
+        """`prefix` names the tensors: `prefix`.gate_proj.weight, .up_proj, .down_proj.
+
+        `stacked` = the one tensor that holds gate and up, where there is such.
+        """
         size, inner = build.config.hidden_size, build.config.intermediate_size
         part = build.part(inner, f"the inner size of {prefix}")
-        self.gate_up = build.merged_linear(
-            (f"{prefix}.gate_proj", f"{prefix}.up_proj"), size, (inner, inner), bias, (part, part)
-        )
+        if stacked:
+            name, both = f"{prefix}.{stacked}", (inner, inner)
+            self.gate_up = stacked_linear(build, name, size, both, (part, part), bias=bias)
+        else:
+            names = (f"{prefix}.gate_proj", f"{prefix}.up_proj")
+            self.gate_up = build.merged_linear(names, size, (inner, inner), bias, (part, part))
         self.down = build.linear(f"{prefix}.down_proj", inner, size, bias, split="inputs")
         gate = gate_op(build.config.activation)
         act = build.op(gate, I=len(part))

@@ -98,6 +98,29 @@ class Quantizer:
         kernel = self._kernel(scheme, self._site(in_features, out_features))
         return None if kernel is None and self._format.loads_dense else scheme
 
+    def stored_scheme(self, layer: str) -> QuantScheme | None:
+        """The scheme in which the checkpoint holds a layer that is dequantised in any case.
+
+        None where the loader hands over high precision.
+        """
+        found = self._format
+        if found is None or found.loads_dense or self._is_made_from_dense(layer):
+            return None
+        return found.scheme(layer)
+
+    def count_fallback(self, name: str) -> None:
+        """One more place of the model runs without a kernel for its quantised weights.
+
+        Raises ConfigError where the user forbade it.
+        """
+        binder = self._build.binder
+        if binder.config.fallback == "error":
+            raise ConfigError(
+                f"no kernel for {name}, and fallback=error forbids to dequantise: allow it with "
+                "fallback=reference"
+            )
+        binder.fallbacks[name] = binder.fallbacks.get(name, 0) + 1
+
     def tied_scheme(self, layer: str, in_features: int, out_features: int) -> QuantScheme | None:
         """The scheme of an embedding that the checkpoint itself holds in quantised form."""
         if self._format is None or not self._format.loads_dense:
@@ -106,11 +129,15 @@ class Quantizer:
 
     def online_scheme(self, layer: str, in_features: int, out_features: int) -> QuantScheme | None:
         """The scheme of a layer that the format makes from dense weights."""
-        if self._format is None or self._format.tensors(layer) != (f"{layer}.weight",):
-            return None
-        if self._format.loads_dense:
+        if not self._is_made_from_dense(layer):
             return None
         return self.scheme(layer, in_features, out_features)
+
+    def _is_made_from_dense(self, layer: str) -> bool:
+        found = self._format
+        if found is None or found.loads_dense or found.scheme(layer) is None:
+            return False
+        return found.tensors(layer) == (f"{layer}.weight",)
 
     def linear(
         self, pieces: Sequence[Piece], in_features: int, columns: range, scheme: QuantScheme
@@ -220,8 +247,7 @@ class Quantizer:
         if kind is not None:
             assert self._build.runtime is not None
             return kind(scheme, site, self._build.runtime)
-        fallbacks = self._build.binder.fallbacks
-        fallbacks["quantized_linear"] = fallbacks.get("quantized_linear", 0) + 1
+        self.count_fallback("quantized_linear")
         return ReferenceKernel(scheme, site)
 
     def _kernel(self, scheme: QuantScheme, site: LinearSite) -> type[QuantKernel] | None:
@@ -259,12 +285,12 @@ class Quantizer:
         )
         binder.choices.append(choice)
         if entry is None:
-            self._refuse_strictly(scheme, choice)
+            self._refuse_strictly(choice)
             return None
         kernel: type[QuantKernel] = classes[entry]
         return kernel
 
-    def _refuse_strictly(self, scheme: QuantScheme, choice: Choice) -> None:
+    def _refuse_strictly(self, choice: Choice) -> None:
         binder = self._build.binder
         loads_dense = self._format is not None and self._format.loads_dense
         if binder.config.fallback != "error" or loads_dense:

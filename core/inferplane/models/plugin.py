@@ -11,8 +11,12 @@ INTERFACE_VERSION = (1, 0)
 
 @hookimpl
 def register_models(register: Register) -> None:
+    register("GPT2LMHeadModel", "inferplane.models.gpt2:Gpt2")
     register("Gemma3ForCausalLM", "inferplane.models.gemma3:Gemma3")
     register("LlamaForCausalLM", "inferplane.models.llama:Llama")
     register("MistralForCausalLM", "inferplane.models.llama:Llama")
+    register("MixtralForCausalLM", "inferplane.models.mixtral:Mixtral")
+    register("Phi3ForCausalLM", "inferplane.models.phi3:Phi3")
     register("Qwen2ForCausalLM", "inferplane.models.qwen2:Qwen2")
     register("Qwen3ForCausalLM", "inferplane.models.qwen3:Qwen3")
+    register("Qwen3MoeForCausalLM", "inferplane.models.qwen3_moe:Qwen3Moe")

@@ -12,11 +12,15 @@ import transformers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 VOCAB = 199
@@ -78,6 +82,40 @@ CASES: dict[str, PreTrainedConfig] = {
     ),
     "gemma3-capped": Gemma3TextConfig(
         **TINY, head_dim=16, sliding_window=6, final_logit_softcapping=3.0
+    ),
+    "qwen3-moe": Qwen3MoeConfig(
+        **TINY,
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        norm_topk_prob=True,
+        mlp_only_layers=[1],
+        head_dim=16,
+    ),
+    "qwen3-moe-unnormalised": Qwen3MoeConfig(
+        **TINY, num_experts=4, num_experts_per_tok=3, moe_intermediate_size=24, head_dim=16
+    ),
+    "mixtral": MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2, sliding_window=9),
+    "phi3": Phi3Config(**TINY),
+    "phi3-longrope": Phi3Config(
+        **TINY | {"max_position_embeddings": 1024},
+        original_max_position_embeddings=512,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+            "short_factor": [1.0, 1.5, 2.0],
+            "long_factor": [4.0, 4.0, 4.0],
+        },
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=48,
+        n_layer=3,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
 }
 
