@@ -52,7 +52,7 @@ def greedy_agreement(device: str, plugins: tuple[str, ...] | None) -> float:
         with tempfile.TemporaryDirectory() as root:
             folder = model_folder(Path(root), name, {**shape.config(), "torch_dtype": "float32"})
             ours = tokens(folder, device, plugins, work.prompts, work.outputs)
-            reference = tokens(folder, "cpu", None, work.prompts, work.outputs)
+            reference = tokens(folder, "cpu", plugins, work.prompts, work.outputs)
         for a, b in zip(ours, reference, strict=True):
             same += next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
             total += len(a)

@@ -66,7 +66,7 @@ SCALARS = {name: "fp32" for name in ("scale", "softcap", "eps")}
 CASES = {
     "decode": Case(
         "decode:decode_items",
-        {**HEADS, "ROWS": 16, "TILE": 64, "NEW": True},
+        {**HEADS, "MEMBERS": 4, "ROWS": 16, "TILE": 64, "NEW": True},
         matrix=True,
         options={"num_warps": 4, "num_stages": 3},
         small_options={"num_warps": 4, "num_stages": 1},

@@ -51,26 +51,47 @@ def attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
 
 
 @triton.jit
-def combine_pieces(part_ptr, stat_ptr, first, count, head, row, dims, inside, k_heads,
-                   ROWS: tl.constexpr, V_PAD: tl.constexpr, GROUP: tl.constexpr,
-                   V_HEAD: tl.constexpr):  # fmt: skip
-    """Merge the pieces first..first+count of one sequence and KV head."""
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, V_PAD], tl.float32)
-    for piece in range(first, first + count):
-        at = (piece * k_heads + head) * GROUP + row
-        part_peak = tl.load(stat_ptr + at * 2, mask=row < GROUP, other=0.0, cache_modifier=".cg")
-        part_total = tl.load(stat_ptr + at * 2 + 1, mask=row < GROUP, other=1.0,
-                             cache_modifier=".cg")  # fmt: skip
-        part = tl.load(part_ptr + at[:, None].to(tl.int64) * V_HEAD + dims[None, :], mask=inside,
-                       other=0.0, cache_modifier=".cg")  # fmt: skip
-        top = tl.maximum(peak, part_peak)
-        old, new = tl.exp2(peak - top), tl.exp2(part_peak - top)
-        total = total * old + part_total * new
-        acc = acc * old[:, None] + part * new[:, None]
+def store_rows(acc, peak, total, out_ptr, sinks_ptr, head, row, dims, seq, KV_HEADS: tl.constexpr,
+               GROUP: tl.constexpr, V_HEAD: tl.constexpr, SINKS: tl.constexpr):  # fmt: skip
+    """Normalise and store the query heads `row` of one KV head."""
+    sink = peak
+    if SINKS:
+        sink = tl.load(sinks_ptr + head * GROUP + row, mask=row < GROUP, other=0.0)
+        sink = sink.to(tl.float32) * 1.4426950408889634
+    out = finish_rows(acc, peak, total, sink, SINKS).to(out_ptr.dtype.element_ty)
+    at = (seq * KV_HEADS + head) * GROUP + row
+    inside = (row < GROUP)[:, None] & (dims < V_HEAD)[None, :]
+    tl.store(out_ptr + at[:, None] * V_HEAD + dims[None, :], out, mask=inside)
+
+
+@triton.jit
+def combine_pieces(part_ptr, stat_ptr, out_ptr, sinks_ptr, first, count, head, seq,
+                   KV_HEADS: tl.constexpr, GROUP: tl.constexpr, MEMBERS: tl.constexpr,
+                   V_HEAD: tl.constexpr, V_PAD: tl.constexpr, SINKS: tl.constexpr):  # fmt: skip
+    """Merge the pieces first..first+count of one sequence and KV head, and store the result.
+
+    Eight at a time, so that their loads wait together.
+    """
+    row, dims = tl.arange(0, MEMBERS), tl.arange(0, V_PAD)
+    peak = tl.full([MEMBERS], -1e30, tl.float32)
+    total = tl.zeros([MEMBERS], tl.float32)
+    acc = tl.zeros([MEMBERS, V_PAD], tl.float32)
+    for begin in range(first, first + count, 8):
+        piece = begin + tl.arange(0, 8)
+        present = (piece < first + count)[:, None] & (row < GROUP)[None, :]
+        at = (piece[:, None] * KV_HEADS + head) * GROUP + row[None, :]
+        part_peak = tl.load(stat_ptr + at * 2, mask=present, other=-1e30, cache_modifier=".cg")
+        part_total = tl.load(stat_ptr + at * 2 + 1, mask=present, other=0.0, cache_modifier=".cg")
+        part = tl.load(part_ptr + at[:, :, None].to(tl.int64) * V_HEAD + dims[None, None, :],
+                       mask=present[:, :, None] & (dims < V_HEAD)[None, None, :], other=0.0,
+                       cache_modifier=".cg")  # fmt: skip
+        top = tl.maximum(peak, tl.max(part_peak, axis=0))
+        old, new = tl.exp2(peak - top), tl.exp2(part_peak - top[None, :])
+        total = total * old + tl.sum(part_total * new, axis=0)
+        acc = acc * old[:, None] + tl.sum(part * new[:, :, None], axis=0)
         peak = top
-    return acc, peak, total
+    store_rows(acc, peak, total, out_ptr, sinks_ptr, head, row, dims, seq, KV_HEADS, GROUP, V_HEAD,
+               SINKS)  # fmt: skip
 
 
 @triton.jit
@@ -95,28 +116,23 @@ def store_new_token(
 
 @triton.jit
 def meet_pieces(
-    acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, k_heads,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
+    acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, V_HEAD: tl.constexpr,
+    V_PAD: tl.constexpr,
 ):  # fmt: skip
-    """Leave this piece for the others; the last program to arrive gets them all combined."""
+    """Leave this piece for the others; whether this program is the last of them to arrive."""
     row, dims = tl.arange(0, ROWS), tl.arange(0, V_PAD)
     inside = (row < GROUP)[:, None] & (dims < V_HEAD)[None, :]
-    count = tl.load(item + 5)
-    last = count == 1
-    if count > 1:
-        at = (tl.load(item + 3) * k_heads + head) * GROUP + row
-        tl.store(part_ptr + at[:, None].to(tl.int64) * V_HEAD + dims[None, :], acc, mask=inside)
-        tl.store(stat_ptr + at * 2, peak, mask=row < GROUP)
-        tl.store(stat_ptr + at * 2 + 1, total, mask=row < GROUP)
-        tl.debug_barrier()  # every thread's part is stored before this program is counted
-        counter = arrivals + seq * k_heads + head
-        last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == count - 1
-        if last:
-            tl.store(counter, 0)  # ready for the next launch
-            acc, peak, total = combine_pieces(
-                part_ptr, stat_ptr, tl.load(item + 4), count, head, row, dims, inside, k_heads,
-                ROWS, V_PAD, GROUP, V_HEAD)  # fmt: skip
-    return acc, peak, total, last
+    at = (tl.load(item + 3) * KV_HEADS + head) * GROUP + row
+    tl.store(part_ptr + at[:, None].to(tl.int64) * V_HEAD + dims[None, :], acc, mask=inside)
+    tl.store(stat_ptr + at * 2, peak, mask=row < GROUP)
+    tl.store(stat_ptr + at * 2 + 1, total, mask=row < GROUP)
+    tl.debug_barrier()  # every thread's part is stored before this program is counted
+    counter = arrivals + seq * KV_HEADS + head
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == tl.load(item + 5) - 1
+    if last:
+        tl.store(counter, 0)  # ready for the next launch
+    return last
 
 
 @triton.jit
@@ -147,7 +163,7 @@ def attend_cached(
 def decode_items(
     q_ptr, k_ptr, v_ptr, k_cache, v_cache, out_ptr, part_ptr, stat_ptr, arrivals, items, tables,
     sinks_ptr, scale, softcap, table_stride, q_stride, k_stride, v_stride,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, MEMBERS: tl.constexpr, ROWS: tl.constexpr,
     HEAD: tl.constexpr, K_PAD: tl.constexpr,
     V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
     NEW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
@@ -188,15 +204,12 @@ def decode_items(
     peak, total, acc = attend_cached(
         q, k_cache, v_cache, table, peak, total, acc, start, stop, head, scale, softcap,
         KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, CAP, UPCAST)  # fmt: skip
-    acc, peak, total, last = meet_pieces(
-        acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, KV_HEADS,
-        GROUP, ROWS, V_HEAD, V_PAD)  # fmt: skip
-    if last:
-        sink = peak
-        if SINKS:
-            sink = tl.load(sinks_ptr + head * GROUP + row, mask=row < GROUP, other=0.0)
-            sink = sink.to(tl.float32) * 1.4426950408889634
-        out = finish_rows(acc, peak, total, sink, SINKS).to(out_ptr.dtype.element_ty)
-        out_at = (wide * KV_HEADS + head) * GROUP + row
-        v_mask = (row < GROUP)[:, None] & (v_dims < V_HEAD)[None, :]
-        tl.store(out_ptr + out_at[:, None] * V_HEAD + v_dims[None, :], out, mask=v_mask)
+    count = tl.load(item + 5)
+    if count == 1:
+        store_rows(acc, peak, total, out_ptr, sinks_ptr, head, row, v_dims, wide, KV_HEADS, GROUP,
+                   V_HEAD, SINKS)  # fmt: skip
+    else:
+        if meet_pieces(acc, peak, total, part_ptr, stat_ptr, arrivals, item, seq, head, KV_HEADS,
+                       GROUP, ROWS, V_HEAD, V_PAD):  # fmt: skip
+            combine_pieces(part_ptr, stat_ptr, out_ptr, sinks_ptr, tl.load(item + 4), count, head,
+                           wide, KV_HEADS, GROUP, MEMBERS, V_HEAD, V_PAD, SINKS)  # fmt: skip

@@ -34,7 +34,7 @@ def _supports(site: OpSite, caps: Capabilities) -> Reasons:
     if site.dtype not in ("bfloat16", "float16"):
         reasons.append(f"streams 16-bit weights, not {site.dtype}")
     inputs, outputs = site.dims["I"], site.dims["O"]
-    if 2 * inputs * outputs > 160 << 20:
+    if 2 * inputs * outputs > 512 << 20:
         reasons.append(f"{outputs} x {inputs}: large matrices stream fully in torch's product")
     return tuple(reasons)
 
