@@ -67,6 +67,7 @@ class WeightTable:
         self._groups: list[_Group] = []
         self._group_of: dict[str, _Group] = {}
         self._ignored: list[str] = []
+        self._renamed: list[tuple[str, str]] = []
         self._finish: list[Callable[[], None]] = []
 
     def expect(
@@ -106,6 +107,10 @@ class WeightTable:
         """Skip tensors whose name begins so: parts of the checkpoint this model does not use."""
         self._ignored.append(prefix)
 
+    def rename(self, prefix: str, instead: str) -> None:
+        """Take tensors whose name begins with `prefix` for those beginning with `instead`."""
+        self._renamed.append((prefix, instead))
+
     def when_loaded(self, finish: Callable[[], None]) -> None:
         """Call this after the last tensor, in the order of registration."""
         self._finish.append(finish)
@@ -121,8 +126,9 @@ class WeightTable:
         `weights` may have a method `origin(name) -> str` that names the file.
         """
         origin = getattr(weights, "origin", None)
-        for name, tensor in weights:
-            where = f"{origin(name)}: " if origin else ""
+        for stored, tensor in weights:
+            where = f"{origin(stored)}: " if origin else ""
+            name = self._name(stored)
             if name in self._group_of:
                 _add(where, self._group_of[name], name, tensor)
                 continue
@@ -150,6 +156,12 @@ class WeightTable:
         for group in self._groups:
             group.make_up(random)
             group.done = True
+
+    def _name(self, stored: str) -> str:
+        for prefix, instead in self._renamed:
+            if stored.startswith(prefix):
+                return instead + stored.removeprefix(prefix)
+        return stored
 
     def _is_ignored(self, name: str) -> bool:
         return name.endswith(_NEVER_NEEDED) or name.startswith(tuple(self._ignored))

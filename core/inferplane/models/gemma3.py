@@ -1,4 +1,4 @@
-"""Gemma 3 (text): windowed layers between full ones, norms before and after each part."""
+"""Gemma 3 on text: windowed layers between full ones, norms before and after each part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from inferplane.interfaces import ForwardContext
 from inferplane.layers.attention import SelfAttention
 from inferplane.layers.build import Builder
 from inferplane.layers.mlp import GatedMlp
+from inferplane.model_config import ModelConfig
 from inferplane.models.decoder import Decoder, DecoderLayer, Turn
 
 __all__ = ["Gemma3"]
@@ -20,6 +21,15 @@ class Gemma3(Decoder):
     """arXiv:2503.19786."""
 
     norm_offset = _OFFSET
+
+    def __init__(self, config: ModelConfig, build: Builder) -> None:
+        super().__init__(config, build)
+        # The multimodal class holds this model under another name, beside parts for images.
+        build.weights.rename("model.language_model.", "model.")
+        build.weights.rename("language_model.", "")
+        for part in ("vision_tower.", "multi_modal_projector."):
+            build.weights.ignore(part)
+            build.weights.ignore(f"model.{part}")
 
     def make_layer(self, build: Builder, prefix: str, layer: int) -> DecoderLayer:
         return _Layer(build, prefix, layer)

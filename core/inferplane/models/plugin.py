@@ -13,6 +13,7 @@ INTERFACE_VERSION = (1, 0)
 def register_models(register: Register) -> None:
     register("GPT2LMHeadModel", "inferplane.models.gpt2:Gpt2")
     register("Gemma3ForCausalLM", "inferplane.models.gemma3:Gemma3")
+    register("Gemma3ForConditionalGeneration", "inferplane.models.gemma3:Gemma3")
     register("LlamaForCausalLM", "inferplane.models.llama:Llama")
     register("MistralForCausalLM", "inferplane.models.llama:Llama")
     register("MixtralForCausalLM", "inferplane.models.mixtral:Mixtral")

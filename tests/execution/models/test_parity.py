@@ -11,6 +11,8 @@ import torch
 import transformers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -152,3 +154,27 @@ def test_greedy_tokens_are_identical_beyond_every_window(pair: Any) -> None:
             torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=None
         )[0, len(prompt) :].tolist()
     assert ours.greedy(prompt, 24) == expected
+
+
+def test_the_text_part_of_a_multimodal_model_is_served(
+    tmp_path: Path, load: Callable[..., Any]
+) -> None:
+    transformers.logging.set_verbosity_error()
+    text = CASES["gemma3"].to_dict() | {"head_dim": 16, "sliding_window_pattern": 3}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    torch.manual_seed(3)
+    theirs = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    ids = torch.randint(3, VOCAB, (20,)).tolist()
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(load(tmp_path).logits(ids), expected, atol=2e-4, rtol=1e-4)
