@@ -1,0 +1,1 @@
+"""Tool calls and reasoning in what models write: one incremental engine, one row a format."""
