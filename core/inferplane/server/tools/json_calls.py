@@ -49,7 +49,7 @@ class JsonCalls:
         while True:
             text = yield from source.json_text()
             calls = list(calls_of(json_value(text)))
-            found = yield from source.next_of(self.close, "{", "")
+            found = (yield from source.next_of(self.close, "{", "")) if self.close else "\0"
             for call in calls:
                 emit(call)
             if found == "{":  # another object before CLOSE
