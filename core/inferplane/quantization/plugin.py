@@ -12,6 +12,7 @@ INTERFACE_VERSION = (1, 0)
 @hookimpl
 def register_quantization_formats(register: Register) -> None:
     register("awq", "inferplane.quantization.awq:Awq")
+    register("bitsandbytes", "inferplane.quantization.bitsandbytes:BitsAndBytes")
     register("compressed-tensors", "inferplane.quantization.compressed_tensors:CompressedTensors")
     register("fp8", "inferplane.quantization.fp8:Fp8")
     register("gguf", "inferplane.quantization.gguf:Gguf")
