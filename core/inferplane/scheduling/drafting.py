@@ -7,9 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
 
-__all__ = ["NgramDrafter"]
+from inferplane.scheduling.sequence import Sequence
+
+__all__ = ["NgramDrafter", "may_draft"]
 
 _SIZES = (4, 3, 2)
+
+
+def may_draft(sequence: Sequence) -> bool:
+    """Whether all positions of a verify step draw by the same rule.
+
+    Not where the rule depends on the tokens before (penalties, forbidden words, host sampling) or
+    on the position (min_tokens), nor where log-probabilities are wanted, one entry a row.
+    """
+    sampling = sequence.request.sampling
+    return not (
+        sequence.host_bound
+        or sampling.logprobs is not None
+        or sequence.num_output_tokens < sampling.min_tokens
+    )
 
 
 class NgramDrafter:

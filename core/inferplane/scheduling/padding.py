@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inferplane.scheduling.budget import StepBudget
+from inferplane.scheduling.drafting import may_draft
 from inferplane.scheduling.plan import ScheduledSequence
 from inferplane.scheduling.state import SchedulerState
 
@@ -22,7 +23,7 @@ def pad_first_decodes(state: SchedulerState, budget: StepBudget) -> None:
         if entry.sequence.decoded:
             continue
         entry.sequence.decoded = True
-        if wanted:
+        if wanted and may_draft(entry.sequence):
             _pad(state, budget, entry)
 
 

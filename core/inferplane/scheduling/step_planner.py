@@ -5,6 +5,7 @@ from __future__ import annotations
 from inferplane.scheduling.admission import Admission
 from inferplane.scheduling.budget import StepBudget
 from inferplane.scheduling.chunking import prefill_chunk
+from inferplane.scheduling.drafting import may_draft
 from inferplane.scheduling.padding import pad_first_decodes
 from inferplane.scheduling.plan import ScheduledSequence, SkipReason, StepPlan
 from inferplane.scheduling.preemption import choose_victim, preempt
@@ -183,7 +184,7 @@ class StepPlanner:
 
     def _drafts(self, sequence: Sequence) -> tuple[int, ...]:
         """As many drafts as budget and length leave room for."""
-        if not sequence.drafts:
+        if not sequence.drafts or not may_draft(sequence):
             return ()
         most = min(
             self.state.limits.num_drafts,

@@ -84,8 +84,8 @@ def _varied_request(number: int, rng: random.Random) -> Request:
     )
 
 
-def _varied_run(device: str, **config: int) -> dict[str, list[int]]:
-    scheduler = SchedulerConfig(max_waiting=100)
+def _varied_run(device: str, num_drafts: int = 0, **config: int) -> dict[str, list[int]]:
+    scheduler = SchedulerConfig(max_waiting=100, num_drafts=num_drafts)
     engine, executor = null_engine(null_plan(device, scheduler=scheduler, vocab_size=64, **config))
     rng = random.Random(3)
     for number in range(35):
@@ -100,6 +100,46 @@ def test_overlap_host_sampling_and_batch_size_change_no_token() -> None:
     assert overlapped == _varied_run("null_sync")
     assert overlapped == _varied_run("null_narrow")  # every row but greedy ones drawn on the host
     assert overlapped == _varied_run("null_sync", max_num_seqs=1)
+
+
+@pytest.mark.case("feature-pairs")
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"presence_penalty": 1.5, "frequency_penalty": 0.4},
+        {"repetition_penalty": 1.5},
+        {"logit_bias": {3: 5.0}},
+        {"min_tokens": 30, "stop_token_ids": (2, 3)},
+        {"bad_words_ids": ((1, 2), (3, 4, 5), (0,))},
+        {"allowed_token_ids": (1, 2, 5)},
+        {"logprobs": 2},
+        {"prompt_logprobs": 1},
+        {"top_p": 0.7, "top_k": 3},
+    ],
+    ids=lambda extras: next(iter(extras)),
+)
+def test_speculation_changes_nothing_whatever_else_is_asked(extras) -> None:
+    seen = []
+    for num_drafts in (0, 4):
+        scheduler = SchedulerConfig(num_drafts=num_drafts)
+        engine, executor = null_engine(null_plan("null_sync", vocab_size=6, scheduler=scheduler))
+        for number in range(8):
+            prompt = (1, 2, number % 6)
+            params = {"temperature": 0.6, "seed": number, "max_tokens": 60, **extras}
+            engine.add(null_request(str(number), prompt, **params))
+        outputs = run(engine)
+        assert all_free(engine, executor)
+        seen.append(
+            {
+                name: (
+                    tokens(parts),
+                    [entry.values for part in parts for entry in part.logprobs or ()],
+                    [part.prompt_logprobs for part in parts if part.prompt_logprobs],
+                )
+                for name, parts in outputs.items()
+            }
+        )
+    assert seen[0] == seen[1]
 
 
 def test_min_tokens_keeps_stop_tokens_away_and_no_longer() -> None:
