@@ -195,6 +195,8 @@ class Quantizer:
         def make_up(random: torch.Generator) -> None:
             use(_made_up(scheme, shape, random, build.device))
 
+        # Some tools write a bias of zeros for every layer.
+        build.weights.ignore_zeros(f"{layer}.bias")
         build.weights.expect_group(found.tensors(layer), collect, make_up, found.loads_dense)
 
     def _declare(

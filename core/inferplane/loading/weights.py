@@ -68,6 +68,7 @@ class WeightTable:
         self._group_of: dict[str, _Group] = {}
         self._ignored: list[str] = []
         self._renamed: list[tuple[str, str]] = []
+        self._zeros: set[str] = set()
         self._finish: list[Callable[[], None]] = []
 
     def expect(
@@ -107,6 +108,10 @@ class WeightTable:
         """Skip tensors whose name begins so: parts of the checkpoint this model does not use."""
         self._ignored.append(prefix)
 
+    def ignore_zeros(self, name: str) -> None:
+        """Skip this tensor if it holds nothing but zeros, and is not expected otherwise."""
+        self._zeros.add(name)
+
     def rename(self, prefix: str, instead: str) -> None:
         """Take tensors whose name begins with `prefix` for those beginning with `instead`."""
         self._renamed.append((prefix, instead))
@@ -134,7 +139,7 @@ class WeightTable:
                 continue
             slot = self._slots.get(name)
             if slot is None:
-                if not self._is_ignored(name):
+                if not self._is_ignored(name, tensor):
                     raise ModelError(f"{where}tensor {name!r} is not part of this architecture")
                 continue
             _check(f"{where}tensor {name!r}", slot, tensor)
@@ -163,7 +168,9 @@ class WeightTable:
                 return instead + stored.removeprefix(prefix)
         return stored
 
-    def _is_ignored(self, name: str) -> bool:
+    def _is_ignored(self, name: str, tensor: Tensor) -> bool:
+        if name in self._zeros and not bool(tensor.any()):
+            return True
         return name.endswith(_NEVER_NEEDED) or name.startswith(tuple(self._ignored))
 
     def _check_complete(self, source: str) -> None:

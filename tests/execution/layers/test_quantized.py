@@ -226,6 +226,18 @@ def test_a_missing_part_of_a_layer_is_named_with_the_layer() -> None:
         again.weights.load([])
 
 
+def test_a_bias_that_the_model_has_not_is_skipped_if_it_is_zero() -> None:
+    for value in (0.0, 0.5):
+        build = builder()
+        build.linear("up", HIDDEN, HIDDEN)
+        tensors = packed("up", HIDDEN, 1) | {"up.bias": torch.full((HIDDEN,), value).half()}
+        if value:
+            with pytest.raises(ModelError, match="'up.bias' is not part of this architecture"):
+                build.weights.load(list(tensors.items()))
+        else:
+            build.weights.load(list(tensors.items()))
+
+
 def test_a_layer_of_another_size_than_configured_is_named() -> None:
     build = builder()
     build.linear("up", HIDDEN, 2 * HIDDEN)
