@@ -68,7 +68,7 @@ def decode_rows() -> Iterator[Row]:
     for name, arguments, tunings in cases:
         case = make_case(*arguments)
         for tuning in tunings:
-            case.backend._decode = tuning
+            case.backend._decode = tuning  # its own lone settings are off: `lone` is 0
             programs = 132 * tuning.programs_per_unit
             case.backend._piece_slots = max(1, programs // case.spec.num_kv_heads)
             rebuild(case)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from inferplane.request import Request
 from inferplane.sampling_params import SamplingParams
 
 __all__ = ["Session", "model_folder"]
+
+_ARRIVAL_S = 0.005
 
 
 def model_folder(root: Path, name: str, config: dict[str, object]) -> Path:
@@ -77,18 +80,10 @@ class Session:
         """
         produced: dict[str, list[int]] = {}
         began = time.perf_counter()
-        for prompt, most in zip(prompts, outputs, strict=True):
-            self.requests += 1
-            name = str(self.requests)
-            produced[name] = []
-            sampling = SamplingParams(temperature=0.0, max_tokens=most, ignore_eos=True, seed=0)
-            answer = self.engine.add(
-                Request(request_id=name, prompt_ids=tuple(prompt), sampling=sampling)
-            )
-            if type(answer).__name__ == "Rejected":
-                raise SystemExit(f"refused: {answer}")
+        arriving = deque(zip(prompts, outputs, strict=True))
         engine = self.engine
-        while engine.busy:
+        while arriving or engine.busy:
+            self.take_in(arriving, produced)
             engine.step()
             for output in engine.outputs:
                 produced[output.request_id] += output.token_ids
@@ -101,6 +96,23 @@ class Session:
         if lengths != outputs:
             raise SystemExit(f"asked for {outputs} tokens, got {lengths}")
         return seconds, list(produced.values())
+
+    def take_in(
+        self, arriving: deque[tuple[list[int], int]], produced: dict[str, list[int]]
+    ) -> None:
+        """Admit for a few milliseconds, as an engine's loop takes in what waits at its socket:
+        the device works meanwhile."""
+        until = time.perf_counter() + _ARRIVAL_S
+        while arriving and time.perf_counter() < until:
+            prompt, most = arriving.popleft()
+            self.requests += 1
+            name = str(self.requests)
+            produced[name] = []
+            sampling = SamplingParams(temperature=0.0, max_tokens=most, ignore_eos=True, seed=0)
+            request = Request(request_id=name, prompt_ids=tuple(prompt), sampling=sampling)
+            answer = self.engine.add(request)
+            if type(answer).__name__ == "Rejected":
+                raise SystemExit(f"refused: {answer}")
 
     def settle(self) -> None:
         """What the engine process does when it is ready: the collector forgets the past."""

@@ -22,14 +22,14 @@ from inferplane.interfaces import (
     Topology,
     WorkerContext,
 )
-from inferplane.shapes import DecodeLadder
 from inferplane_cuda import _sdk
+from inferplane_cuda.shapes import StepLadder
 
 __all__ = ["Cuda"]
 
 _OLDEST = (7, 5)
 _OPTIONS = {
-    "graphs": "decode (default): one captured graph a batch size; off: run every step eagerly",
+    "graphs": "on (default): small steps are captured; off: every step runs eagerly",
     "placement": "worker (default): a process for the device; inline: inside the engine's process",
 }
 
@@ -105,7 +105,7 @@ class Cuda(Platform):
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
         """Checks only: what cannot work is refused here, with what can."""
-        for name, choices in (("graphs", ("decode", "off")), ("placement", ("worker", "inline"))):
+        for name, choices in (("graphs", ("on", "off")), ("placement", ("worker", "inline"))):
             value = config.options.get(name, choices[0])
             if value not in choices:
                 raise ConfigError(
@@ -129,10 +129,10 @@ class Cuda(Platform):
         return {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
     def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
-        """A graph a decode batch size; steps with prompts run eagerly, unpadded."""
+        """A graph a decode batch size and a short prompt's length; other steps run eagerly."""
         if config.options.get("graphs") == "off":
             return ShapePolicy()
-        return DecodeLadder(config.max_num_seqs)
+        return StepLadder(config.max_num_seqs, config.max_batched_tokens)
 
     def create_device(self, context: WorkerContext) -> DeviceRuntime:
         from inferplane_cuda.runtime import CudaRuntime  # torch must not reach the planner

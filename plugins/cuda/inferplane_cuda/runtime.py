@@ -18,12 +18,14 @@ __all__ = ["CudaRuntime"]
 _STAGES = 4
 """Pinned buffers in turn: with one step ahead, none is written before its copy is over."""
 _GRAPH_BYTES = 512 << 20
+_LARGE_BYTES = 32 << 10
+"""Uploads from here on take longer than moving them once more."""
 _ROOM = 64 << 10
 """Bytes behind a bucket's inputs for sampling parameters, which differ from step to step."""
 
 
 class CudaRuntime(DeviceRuntime):
-    """Everything runs on the device's current stream, so uploads, steps and downloads keep order.
+    """Steps and downloads run on the device's current stream, and so keep their order.
 
     Nothing but `Pending.result()` and `synchronize` waits for the device.
     """
@@ -34,7 +36,7 @@ class CudaRuntime(DeviceRuntime):
         torch.cuda.set_device(self._device)
         rows, vocabulary = context.config.max_num_seqs, context.model.vocab_size
         self._reserved = _GRAPH_BYTES + 2 * 4 * rows * vocabulary
-        self._staging = _Staging()
+        self._staging = _Staging(self._device)
         self._inputs: dict[Bucket, InputLayout] = {}
 
     def memory(self) -> MemoryReport:
@@ -92,28 +94,61 @@ class CudaRuntime(DeviceRuntime):
         torch.cuda.empty_cache()
 
 
-class _Staging:
-    """Pinned host buffers used in turn; an event each says when its copy is over."""
+@dataclass(slots=True)
+class _Stage:
+    """One pinned buffer and, for large uploads, where they land on the device."""
 
-    def __init__(self) -> None:
-        self._buffers = [torch.empty(0, dtype=torch.uint8) for _ in range(_STAGES)]
-        self._events: list[torch.cuda.Event | None] = [None] * _STAGES
+    pinned: Tensor
+    landing: Tensor
+    sent: torch.cuda.Event | None = None
+    """Over when the pinned buffer may be written again."""
+    taken: torch.cuda.Event | None = None
+    """Over when the landing may be written again."""
+
+
+class _Staging:
+    """Pinned host buffers used in turn.
+
+    A large upload goes beside the steps under way, on a stream of its own, and is then moved to its
+    place in a moment; behind them it would keep the device idle for as long as it takes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stages = [
+            _Stage(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8))
+            for _ in range(_STAGES)
+        ]
+        self._device = device
+        self._beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._next = 0
 
     def send(self, arrays: Mapping[str, Array], layout: InputLayout) -> None:
         """Pack those of `arrays` that `layout` holds, and enqueue one copy."""
-        index = self._next
-        self._next = (index + 1) % _STAGES
-        event = self._events[index]
-        if event is not None:
-            event.synchronize()  # over long ago, unless the caller runs several steps ahead
-        if len(self._buffers[index]) < len(layout.buffer):
-            self._buffers[index] = torch.empty(
-                len(layout.buffer), dtype=torch.uint8, pin_memory=True
-            )
-        size = layout.pack(arrays, self._buffers[index].numpy())
-        layout.buffer[:size].copy_(self._buffers[index][:size], non_blocking=True)
-        self._events[index] = _mark()
+        stage = self._stages[self._next]
+        self._next = (self._next + 1) % _STAGES
+        if stage.sent is not None:
+            stage.sent.synchronize()  # over long ago, unless the caller runs several steps ahead
+        if len(stage.pinned) < len(layout.buffer):
+            stage.pinned = torch.empty(len(layout.buffer), dtype=torch.uint8, pin_memory=True)
+        size = layout.pack(arrays, stage.pinned.numpy())
+        if size < _LARGE_BYTES:
+            layout.buffer[:size].copy_(stage.pinned[:size], non_blocking=True)
+            stage.sent = _mark()
+        else:
+            self._send_beside(stage, layout, size)
+
+    def _send_beside(self, stage: _Stage, layout: InputLayout, size: int) -> None:
+        if len(stage.landing) < size:
+            stage.landing = torch.empty(len(stage.pinned), dtype=torch.uint8, device=self._device)
+            self._beside.wait_event(_mark())  # the memory may have had another use
+        if stage.taken is not None:
+            self._beside.wait_event(stage.taken)
+        with torch.cuda.stream(self._beside):
+            stage.landing[:size].copy_(stage.pinned[:size], non_blocking=True)
+            stage.sent = _mark()
+        torch.cuda.current_stream(self._device).wait_event(stage.sent)
+        layout.buffer[:size].copy_(stage.landing[:size], non_blocking=True)
+        stage.taken = _mark()
 
 
 def _mark() -> torch.cuda.Event:

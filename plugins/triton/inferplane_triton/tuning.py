@@ -47,6 +47,10 @@ class DecodeTuning:
     """The work list is cut until about so many programs a unit exist."""
     min_piece: int
     """Tokens below which a context is not cut further."""
+    lone: int = 0
+    """Up to so many sequences latency counts, not bandwidth: then the next two hold."""
+    lone_warps: int = 4
+    lone_stages: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
     stages = 3
     while stages > 1 and 2 * stages * tile * head_dim * itemsize > found.shared_bytes // 2:
         stages -= 1
-    return DecodeTuning(tile, 4, stages, 4, 64)
+    return DecodeTuning(tile, 4, stages, 4, 64, lone=4, lone_warps=2, lone_stages=min(stages, 2))
 
 
 def prefill_tuning(found: Target, head_dim: int, itemsize: int) -> PrefillTuning:

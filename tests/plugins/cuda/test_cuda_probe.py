@@ -99,13 +99,15 @@ def test_hidden_devices_are_an_answer(machine: Machine, chosen: str) -> None:
     assert not probe.ok and "hides every device" in probe.reason
 
 
-def test_steps_overlap_and_only_decodes_have_buckets() -> None:
+def test_steps_overlap_and_small_ones_have_buckets() -> None:
     platform = Cuda()
     caps = platform.capabilities(Probe(True, "", arch="sm_90"), MODEL)
     config = EngineConfig("m", max_num_seqs=20)
     assert caps.limits.async_steps == 1 and not caps.static_shapes
     buckets = platform.shapes(config, caps).buckets()
-    assert {b.graph for b in buckets} == {"decode"} and buckets[0].num_seqs == 20
+    decodes = [b.num_seqs for b in buckets if b.graph == "decode"]
+    assert decodes == [20, 16, 8, 4, 2, 1]
+    assert max(b.num_tokens for b in buckets if b.graph == "mixed") == 512
     eager = EngineConfig("m", options={"graphs": "off"})
     assert platform.shapes(eager, caps).buckets() == ()
 
@@ -114,7 +116,7 @@ def test_options_are_checked_by_name_and_value() -> None:
     platform = Cuda()
     caps = platform.capabilities(Probe(True, "", arch="sm_90"), MODEL)
     assert platform.resolve(EngineConfig("m"), caps, MODEL) == ()
-    with pytest.raises(ConfigError, match="graphs='some'.*decode or off"):
+    with pytest.raises(ConfigError, match="graphs='some'.*on or off"):
         platform.resolve(EngineConfig("m", options={"graphs": "some"}), caps, MODEL)
     both = EngineConfig("m", tensor_parallel=2, options={"placement": "inline"})
     with pytest.raises(ConfigError, match="inline serves one device"):

@@ -24,7 +24,7 @@ from inferplane.interfaces import (
 )
 from inferplane.shapes import pad
 from inferplane_triton.attention import work
-from inferplane_triton.attention.whole import attend_whole
+from inferplane_triton.attention.whole import ROUND, attend_everything, attend_whole
 from inferplane_triton.device.cache import write_slots
 from inferplane_triton.device.decode import decode_items
 from inferplane_triton.device.prefill import prefill_tiles
@@ -49,6 +49,8 @@ class StepPlan:
     """Some token rows may belong to no sequence."""
     whole: tuple[tuple[int, int], ...] = ()
     """Token rows of long prompts without context."""
+    only_whole: bool = False
+    """They are all there is, equally long, and no length is rounded up."""
 
 
 class PagedAttention(AttentionBackend):
@@ -133,7 +135,13 @@ class PagedAttention(AttentionBackend):
             arrays["tiles"], num_tiles = tiles, len(tiles)
             arrays["slots"] = batch.slots[self._spec.group][first_row:]
         idle = bucket is not None and num_tiles > 0
-        plan = StepPlan(num_decodes, num_items, num_tiles, first_row, idle, whole)
+        lengths_whole = {end - begin for begin, end in whole}
+        only = (
+            len(whole) == num_seqs
+            and len(lengths_whole) == 1
+            and next(iter(lengths_whole)) % ROUND == 0
+        )
+        plan = StepPlan(num_decodes, num_items, num_tiles, first_row, idle, whole, only)
         return AttentionMeta(plan, arrays)
 
     def forward(
@@ -149,6 +157,10 @@ class PagedAttention(AttentionBackend):
         plan = cast(StepPlan, meta.static)
         handle = cast(PagedKV, kv)
         spec = self._spec
+        if plan.only_whole and k is not None and v is not None:
+            k, v = _dense(k), _dense(v)
+            self._write(plan, meta, k, v, handle)
+            return attend_everything(q, k, v, len(plan.whole), spec.scale)
         make = torch.zeros if plan.idle_rows else torch.empty
         out = make((len(q), spec.num_heads, spec.head_dim_v), dtype=q.dtype, device=q.device)
         q = _dense(q)
@@ -173,6 +185,9 @@ class PagedAttention(AttentionBackend):
         sinks: Tensor | None,
     ) -> None:
         spec, tuning = self._spec, self._decode
+        warps, stages = tuning.warps, tuning.stages
+        if plan.num_decodes <= tuning.lone:
+            warps, stages = tuning.lone_warps, tuning.lone_stages
         q, k, v = new
         part, stat, arrivals = self._scratch.take(plan.num_items, plan.num_decodes)
         tables = meta.arrays["tables"]
@@ -186,7 +201,7 @@ class PagedAttention(AttentionBackend):
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, NEW=k is not None,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
-            num_warps=tuning.warps, num_stages=tuning.stages,
+            num_warps=warps, num_stages=stages,
         )  # fmt: skip
 
     def _run_prefill(
@@ -224,9 +239,8 @@ class PagedAttention(AttentionBackend):
             k, v = kv.read(meta.arrays["slots"])
         else:
             k, v = k[first:], v[first:]
-        for begin, end in plan.whole:
-            span = begin - first, end - first
-            attend_whole(q[first:], k, v, span, self._spec.scale, out[first:])
+        spans = [(begin - first, end - first) for begin, end in plan.whole]
+        attend_whole(q[first:], k, v, spans, self._spec.scale, out[first:])
 
     def _write(
         self,

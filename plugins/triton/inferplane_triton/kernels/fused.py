@@ -58,10 +58,8 @@ def _fits(site: OpSite, caps: Capabilities) -> Reasons:
     reasons = []
     if site.dtype not in ("bfloat16", "float16"):
         reasons.append(f"streams 16-bit weights, not {site.dtype}")
-    if site.dims["I"] > 4096:
-        reasons.append(f"I = {site.dims['I']}: repeating the work pays up to 4096")
-    if 2 * site.dims["I"] * site.dims["O"] > 160 << 20:
-        reasons.append("large matrices stream fully in torch's product")
+    if site.dims["I"] > 3072:
+        reasons.append(f"I = {site.dims['I']}: repeating the work pays up to 3072")
     return tuple(reasons)
 
 
