@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log-probabilities at one position; entry 0 = the token drawn or given, then the best ones."""
 
     ids: tuple[int, ...]
@@ -40,7 +40,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Rank of entry 0 among all tokens, 1 = most likely; 0 = not asked."""
 
 
-class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
+class SequenceOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """New tokens of one sequence, or its end, or both."""
 
     request_id: str
