@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Imported", "imports_of"]
@@ -75,15 +75,19 @@ class Imported:
         return tuple(sorted(top & set(names)))
 
 
-def imports_of(modules: Sequence[str], probe: str = "") -> dict[str, Imported]:
+def imports_of(
+    modules: Sequence[str], probe: str = "", env: Mapping[str, str] | None = None
+) -> dict[str, Imported]:
     """Import `modules`, one after the other, in one fresh interpreter; what each did.
 
     `probe`: "module:attribute" of a platform class in one of them, whose probe is called last; what
-    that did is told under "probe". Raises RuntimeError when the interpreter dies.
+    that did is told under "probe". `env`: the environment to start from, this process's own if not
+    given. Raises RuntimeError when the interpreter dies.
     """
+    env = os.environ if env is None else env
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, json.dumps(list(modules)), probe],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env={**env, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
         check=False,

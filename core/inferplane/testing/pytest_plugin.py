@@ -66,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--inferplane-quick",
         action="store_true",
-        help="a tenth of the random samples; such a report says so",
+        help="a twentieth of the random samples; such a report says so",
     )
 
 
@@ -124,7 +124,7 @@ def inferplane_options() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def inferplane_quick() -> bool:
-    """Whether a tenth of the random samples will do; a plugin's test file may say so."""
+    """Whether a twentieth of the random samples will do; a plugin's test file may say so."""
     return False
 
 

@@ -19,6 +19,9 @@ __all__ = ["TracedCompiler", "sync_guard"]
 
 _WAITS = {
     "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::argwhere",
+    "aten::where",
     "aten::nonzero",
     "aten::masked_select",
     "aten::is_nonzero",
@@ -26,7 +29,8 @@ _WAITS = {
     "aten::unique_consecutive",
     "aten::repeat_interleave.Tensor",
 }
-"""Operations whose result the host must see before it can go on."""
+"""Operations whose result the host must see before it can go on; inference mode hides the parts
+that composite ones are made of, so both are named."""
 
 
 class TracedCompiler(GraphCompiler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ class KitState:
         self._allowed = allowed
         self._quick = quick
         self._options = options or {}
+        self._environment = dict(os.environ)  # before any plugin under test is imported
         self._subjects: dict[str, Subject] = {}
         self._imports: dict[str, dict[str, Imported]] = {}
         self._parts: dict[str, Parts] = {}
@@ -88,7 +90,9 @@ class KitState:
         """What importing the entry module and the platform's, then probing, did to a process."""
         if subject.device not in self._imports:
             modules = [subject.owner.source.module, subject.entry.target.partition(":")[0]]
-            self._imports[subject.device] = imports_of(modules, subject.entry.target)
+            self._imports[subject.device] = imports_of(
+                modules, subject.entry.target, self._environment
+            )
         return self._imports[subject.device]
 
     def model(self, kind: str) -> Path:

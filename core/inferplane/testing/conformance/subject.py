@@ -77,7 +77,7 @@ class Subject:
     allowed: tuple[str, ...] | None
     """The plugins that were asked for; None = all that are installed."""
     quick: bool = False
-    """A tenth of the random samples: for the kit's own tests."""
+    """A twentieth of the random samples: for the kit's own tests."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Values for the platform's own settings."""
 
@@ -130,7 +130,7 @@ class Subject:
 
     def samples(self, full: int) -> int:
         """How many random samples to take where the design says `full`."""
-        return max(full // 10, 20) if self.quick else full
+        return max(full // 20, 20) if self.quick else full
 
     def config(self, model: Path, **settings: object) -> EngineConfig:
         """Small limits, float32 where the device has it, and `settings` on top."""
