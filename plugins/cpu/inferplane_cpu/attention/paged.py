@@ -27,7 +27,7 @@ from inferplane.interfaces import (
     Reasons,
     StepBatch,
 )
-from inferplane.shapes import last_rows
+from inferplane.shapes import last_rows, pad
 
 __all__ = ["PagedAttention"]
 
@@ -54,10 +54,12 @@ class _Chunk:
     """A sequence with several new tokens."""
 
     rows: slice
-    blocks: Tensor | None
-    """i64[P]; None = nothing before this step matters: the step's own keys are enough."""
+    blocks: Tensor
+    """i64[P]: from the first that is seen."""
+    num_keys: int
+    """Places of those blocks that hold a token."""
     mask: Tensor | None
-    """bool[tokens, C]; None = plainly causal."""
+    """bool[tokens, num_keys]; None = plainly causal over the step's own keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class PagedAttention(AttentionBackend):
 
     def build(self, batch: StepBatch, bucket: Bucket | None) -> AttentionMeta:
         """Groups, block lists and masks; they depend on lengths alone and serve every layer."""
+        if bucket is not None:
+            batch = pad(batch, bucket, self._spec.block_size)
         lengths = np.diff(batch.query_start)
         last = last_rows(batch, bucket)
         table = batch.block_tables[self._spec.group]
@@ -128,12 +132,11 @@ class PagedAttention(AttentionBackend):
             mine = q.index_select(0, singles.rows)
             out.index_copy_(0, singles.rows, self._attend_singles(mine, cache, singles))
         for chunk in work.chunks:
-            own = chunk.blocks is None and k is not None and v is not None
-            keys, values = (
-                (k[chunk.rows], v[chunk.rows])  # type: ignore[index]  # `own` says so
-                if own
-                else self._gather(cache, chunk.blocks)
-            )
+            if chunk.mask is None and k is not None and v is not None:
+                keys, values = k[chunk.rows], v[chunk.rows]
+            else:
+                found = self._gather(cache, chunk.blocks)
+                keys, values = (x[: chunk.num_keys] for x in found)
             out[chunk.rows] = self._attend_chunk(q[chunk.rows], keys, values, chunk.mask)
         return out
 
@@ -164,21 +167,20 @@ class PagedAttention(AttentionBackend):
         spec, size = self._spec, self._spec.block_size
         rows = slice(last - length + 1, last + 1)
         context = int(batch.seq_lens[sequence])
-        windowed = spec.window is not None and context > spec.window
-        if context == length and not windowed:
-            return _Chunk(rows, None, None)
         first = max(context - length - spec.window + 1, 0) // size if spec.window else 0
-        blocks = table[sequence, first : -(-context // size)].astype(np.int64)
-        position = first * size + np.arange(len(blocks) * size)
+        blocks = torch.from_numpy(table[sequence, first : -(-context // size)].astype(np.int64))
+        num_keys = context - first * size
+        if context == length and (spec.window is None or context <= spec.window):
+            return _Chunk(rows, blocks, num_keys, None)
+        position = first * size + np.arange(num_keys)
         query = np.arange(context - length, context)[:, None]
         seen = position <= query
         if spec.window is not None:
             seen &= position > query - spec.window
-        return _Chunk(rows, torch.from_numpy(blocks), torch.from_numpy(seen))
+        return _Chunk(rows, blocks, num_keys, torch.from_numpy(seen))
 
-    def _gather(self, cache: PagedKV, blocks: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _gather(self, cache: PagedKV, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [P*size,K,H] and values [P*size,K,Hv] in the compute type."""
-        assert blocks is not None
         keys = cache.k.index_select(0, blocks).flatten(0, 1)
         values = cache.v.index_select(0, blocks).flatten(0, 1)
         return keys.to(self._dtype), values.to(self._dtype)

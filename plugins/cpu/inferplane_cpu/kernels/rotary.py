@@ -33,10 +33,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: int) -> Tensor:
     wide = x.float()
     first, second = wide[..., :pairs], wide[..., pairs:]
     turned = torch.cat(
-        (
-            torch.addcmul(first * cos, second, sin, value=-1),
-            torch.addcmul(second * cos, first, sin),
-        ),
+        ((first * cos).sub_(second * sin), (second * cos).add_(first * sin)),
         -1,
     )
     return turned.to(x.dtype)
