@@ -24,6 +24,10 @@ _LAYER = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.*.gate_proj",
+    "ffn_up_exps": "mlp.experts.*.up_proj",
+    "ffn_down_exps": "mlp.experts.*.down_proj",
 }
 _OWN: dict[str, dict[str, str]] = {
     "gemma3": {
@@ -31,13 +35,22 @@ _OWN: dict[str, dict[str, str]] = {
         "ffn_norm": "pre_feedforward_layernorm",
         "post_ffw_norm": "post_feedforward_layernorm",
     },
+    "llama": {
+        "ffn_gate_inp": "block_sparse_moe.gate",
+        "ffn_gate_exps": "block_sparse_moe.experts.*.w1",
+        "ffn_up_exps": "block_sparse_moe.experts.*.w3",
+        "ffn_down_exps": "block_sparse_moe.experts.*.w2",
+    },
 }
 """What an architecture calls otherwise."""
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
 def hugging_face_name(name: str, architecture: object) -> str:
-    """Hugging Face's name of a tensor; an unknown one stays, for the model to refuse it."""
+    """Hugging Face's name of a tensor; an unknown one stays, for the model to refuse it.
+
+    A "*" stands for the number of an expert: the tensor holds those of all, one after the other.
+    """
     stem, _, end = name.rpartition(".")
     if stem in _TOP:
         return f"{_TOP[stem]}.{end}"

@@ -44,7 +44,11 @@ def iterate_gguf(
         if tensor.name not in _SKIPPED:
             name = names[tensor.name]
             held = _raw(tensor) if name in keep else dequantize_tensor(tensor, dtype)
-            yield name, _restored(name, held, checkpoint)
+            if "*" in name:
+                for expert, matrix in enumerate(held):
+                    yield name.replace("*", str(expert)), matrix
+            else:
+                yield name, _restored(name, held, checkpoint)
 
 
 def hugging_face_names(checkpoint: Checkpoint) -> dict[str, str]:

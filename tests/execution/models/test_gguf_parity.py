@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import gguf
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
+    MixtralConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 TINY: dict[str, Any] = {
@@ -50,6 +54,21 @@ CASES: dict[str, tuple[gguf.MODEL_ARCH, PreTrainedConfig]] = {
         gguf.MODEL_ARCH.GEMMA3,
         Gemma3TextConfig(**TINY, head_dim=32, sliding_window=6, query_pre_attn_scalar=32),
     ),
+    "mixtral": (
+        gguf.MODEL_ARCH.LLAMA,
+        MixtralConfig(**TINY, num_local_experts=3, num_experts_per_tok=2),
+    ),
+    "qwen3moe": (
+        gguf.MODEL_ARCH.QWEN3MOE,
+        Qwen3MoeConfig(
+            **TINY,
+            head_dim=16,
+            num_experts=3,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+            norm_topk_prob=True,
+        ),
+    ),
 }
 
 
@@ -68,7 +87,22 @@ def converted(name: str, tensor: Tensor, arch: str, config: Any) -> Tensor:
     return tensor
 
 
-def write(path: Path, model: Any, arch: gguf.MODEL_ARCH, config: Any) -> None:
+def stacked_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The converter's names for experts: one tensor for all of a layer."""
+    found: dict[str, Tensor] = {}
+    stacks: dict[str, list[Tensor]] = {}
+    for key in sorted(tensors):
+        match = re.fullmatch(r"(.*\.experts)\.\d+\.(.*)", key)
+        if match:
+            stacks.setdefault(f"{match[1]}.{match[2]}", []).append(tensors[key])
+        else:
+            found[key] = tensors[key]
+    return found | {key: torch.stack(parts) for key, parts in stacks.items()}
+
+
+def write(
+    path: Path, model: Any, arch: gguf.MODEL_ARCH, config: Any, stored: dict[str, Tensor]
+) -> None:
     name = gguf.MODEL_ARCH_NAMES[arch]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     writer = gguf.GGUFWriter(path, name)
@@ -78,7 +112,7 @@ def write(path: Path, model: Any, arch: gguf.MODEL_ARCH, config: Any) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim if hasattr(config, "head_dim") else 16)
+    writer.add_key_length(getattr(config, "head_dim", None) or 16)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rope = config.rope_parameters
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
@@ -86,7 +120,12 @@ def write(path: Path, model: Any, arch: gguf.MODEL_ARCH, config: Any) -> None:
         writer.add_sliding_window(config.sliding_window)
     if rope.get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", divisors(model).numpy())
-    for key, tensor in model.state_dict().items():
+    if hasattr(config, "num_experts_per_tok"):
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if hasattr(config, "moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    for key, tensor in stacked_experts(stored).items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
         target = names.get_name(key, try_suffixes=(".weight", ".bias"))
@@ -115,8 +154,10 @@ def test_a_converted_model_gives_the_logits_of_its_original(
     theirs = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for name, parameter in theirs.named_parameters():
         torch.nn.init.normal_(parameter, 1.0 if name.endswith("norm.weight") else 0.0, 0.15)
+    theirs.save_pretrained(tmp_path / "theirs")
+    stored = load_file(tmp_path / "theirs" / "model.safetensors")
     file = tmp_path / "model.gguf"
-    write(file, theirs, arch, config)
+    write(file, theirs, arch, config, stored)
     ids = torch.randint(3, 99, (30,)).tolist()
     with torch.inference_mode():
         expected = theirs(torch.tensor([ids])).logits[0]
