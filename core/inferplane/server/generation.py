@@ -38,6 +38,8 @@ class Order:
     deadline_s: float | None = None
     base_offsets: Sequence[int] = ()
     """Characters shown before each prompt's output."""
+    markers: frozenset[int] = frozenset()
+    """Special tokens that are part of the text."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class Choice:
     last_s: float = 0.0
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     finish: FinishReason | None = None
+    reasoning_tokens: int = 0
+    """Of its output, as far as the answer tells thoughts apart."""
 
 
 @dataclass(slots=True)
@@ -85,7 +89,7 @@ class Generation:
                     Choice(
                         number * order.params.n + child,
                         number,
-                        TextStream(tokenizer, order.params, prompt.ids, offset),
+                        TextStream(tokenizer, order.params, prompt.ids, offset, order.markers),
                     )
                     for child in range(order.params.n)
                 ]

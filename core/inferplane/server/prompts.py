@@ -1,13 +1,11 @@
-"""From checked fields to token ids: templates, tokenising, truncation and a prompt's limits."""
+"""From texts to token ids: tokenising, truncation and a prompt's limits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import jiter
 
 from inferplane.server.context import Serving
 from inferplane.server.errors import ApiError
@@ -15,7 +13,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.schema.report import Report
 from inferplane.server.served_model import ServedModel
 
-__all__ = ["Prompt", "chat_text", "check_characters", "encode", "truncated"]
+__all__ = ["Prompt", "check_characters", "check_length", "encode", "truncated"]
 
 _THREAD_CHARACTERS = 4_000
 """Longer texts are tokenised in a thread, so that the event loop goes on."""
@@ -50,108 +48,6 @@ async def encode(model: ServedModel, text: str, add_special_tokens: bool) -> lis
     if len(text) > _THREAD_CHARACTERS:
         return await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens)
     return model.tokenizer.encode(text, add_special_tokens)
-
-
-def _size(messages: Sequence[Mapping[str, Any]]) -> int:
-    total = 0
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            total += len(content)
-        elif content:
-            total += sum(len(part.get("text") or part.get("refusal") or "") for part in content)
-    return total
-
-
-async def chat_text(
-    model: ServedModel, found: Mapping[str, Any], limits: Limits, max_len: int
-) -> str:
-    """The prompt text of checked chat fields. Raises ApiError or RequestError."""
-    template = model.template
-    if template is None:
-        raise ApiError.of(
-            "no_chat_template",
-            "this model has no chat template",
-            "messages",
-            "start the server with --chat-template FILE, or use /v1/completions",
-        )
-    messages = found["messages"]
-    check_characters(_size(messages), max_len, limits, "messages")
-    continues = found.get("continue_final_message", False)
-    return await asyncio.to_thread(
-        template.render,
-        [_shaped(message, "developer" in template.source) for message in messages],
-        found.get("tools"),
-        found.get("add_generation_prompt", not continues),
-        continue_final_message=continues,
-        documents=found.get("documents"),
-        template_kwargs=found.get("chat_template_kwargs"),
-    )
-
-
-def check_chat(found: Mapping[str, Any], report: Report) -> None:
-    """Rules between the fields that make a chat prompt."""
-    if found.get("continue_final_message") and found.get("add_generation_prompt"):
-        report.wrong(
-            "conflicting_fields",
-            "continue_final_message",
-            "continue_final_message and add_generation_prompt exclude each other",
-            "send add_generation_prompt: false",
-        )
-    messages = found.get("messages") or ()
-    for index, message in enumerate(messages):
-        calls = isinstance(message, dict) and message.get("tool_calls")
-        if isinstance(message, dict) and message.get("content") is None and not calls:
-            where = f"messages.{index}.content"
-            report.wrong("missing_field", where, f"{where} is missing")
-    if found.get("continue_final_message") and messages and not _continues(messages[-1]):
-        report.wrong(
-            "unknown_value",
-            "continue_final_message",
-            "the last message is no assistant message with text to continue",
-        )
-
-
-def _continues(message: object) -> bool:
-    return (
-        isinstance(message, dict)
-        and message.get("role") == "assistant"
-        and bool(message.get("content"))
-    )
-
-
-def _shaped(message: Mapping[str, Any], knows_developer: bool) -> dict[str, Any]:
-    """One message as templates expect it."""
-    made = {key: value for key, value in message.items() if key != "refusal"}
-    if made["role"] == "developer" and not knows_developer:
-        made["role"] = "system"
-    content = made.get("content")
-    if content is None:
-        made["content"] = ""
-    elif isinstance(content, list):
-        made["content"] = [
-            {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
-            for part in content
-        ]
-    thought = made.get("reasoning_content", made.get("reasoning"))
-    if thought is not None:
-        made["reasoning"] = made["reasoning_content"] = thought
-    if "tool_calls" in made:
-        made["tool_calls"] = [_call(call) for call in made["tool_calls"]]
-    return made
-
-
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call in history; templates get arguments as an object."""
-    function = dict(call["function"])
-    arguments = function["arguments"]
-    if isinstance(arguments, str):
-        try:
-            parsed = jiter.from_json(arguments.encode() or b"{}", allow_inf_nan=False)
-        except ValueError:
-            parsed = arguments
-        function["arguments"] = parsed if isinstance(parsed, dict) else arguments
-    return {"type": "function", **call, "function": function}
 
 
 def truncated(

@@ -14,6 +14,7 @@ from inferplane.errors import ConfigError
 from inferplane.model_config import ModelConfig, read_model_config
 from inferplane.server.schema.kinds import Kind, Number, Whole
 from inferplane.server.schema.report import Report
+from inferplane.server.tools.formats import Format, Pick, format_named, pick_format
 from inferplane.tokenization.chat_template import ChatTemplate
 from inferplane.tokenization.tokenizer import Tokenizer, load_tokenizer
 
@@ -47,6 +48,11 @@ class ServedModel:
     eos_ids: tuple[int, ...]
     defaults: Mapping[str, float]
     """Sampling values from the model's files that differ from the API's."""
+    pick: Pick
+    """How it writes calls and thoughts, and how that is known."""
+
+    markers: Mapping[str, frozenset[int]]
+    """Format -> special tokens that are part of its text, whatever is hidden else."""
 
     def close(self) -> None:
         """End what runs for it."""
@@ -59,13 +65,23 @@ def load_served_model(settings: ServeSettings) -> ServedModel:
     checkpoint = open_checkpoint(Path(settings.launch.config.model))
     tokenizer = load_tokenizer(checkpoint)
     config = read_model_config(checkpoint)
+    template = _template(settings, checkpoint, tokenizer)
+    pick = pick_format(None if template is None else template.source, config.architecture)
+    rows = (pick.format, format_named("hermes"))
     return ServedModel(
         tokenizer,
-        _template(settings, checkpoint, tokenizer),
+        template,
         config,
         tuple(dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))),
         _defaults(settings, checkpoint),
+        pick,
+        {row.name: _markers(tokenizer, row) for row in rows},
     )
+
+
+def _markers(tokenizer: Tokenizer, row: Format) -> frozenset[int]:
+    texts = {id: tokenizer.token_text(id) for id in tokenizer.special_ids}
+    return frozenset(id for id, text in texts.items() if any(text in m for m in row.markers))
 
 
 def _template(

@@ -6,7 +6,7 @@ The deltas of a sequence, joined, are the text that decoding all its ids at once
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tokenizers import Tokenizer as Backend
 
@@ -26,10 +26,16 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+        markers: Collection[int] = (),
     ) -> None:
+        """Special tokens that are `markers` are shown in any case."""
         self.tokenizer = tokenizer
-        self.hidden = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        special = tokenizer.special_ids.difference(markers)
+        self.hidden = special if skip_special_tokens else frozenset[int]()
         shown = next((True for id in prompt_ids if id not in self.hidden), False)
         spelling = tokenizer.spelling
         self._drop_space = spelling is not None and spelling.drops_first_space and not shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,15 +51,19 @@ class TextStream:
         params: SamplingParams,
         prompt_ids: Sequence[int],
         base_offset: int = 0,
+        markers: Collection[int] = (),
     ) -> None:
-        """`base_offset` is the number of characters before the output, when the prompt is shown."""
+        """`base_offset` is the number of characters before the output, when the prompt is shown.
+
+        Special tokens that are `markers` are part of the text even if the others are hidden.
+        """
         self.params = params
         self.stopped = False
         """A stop string was found."""
         self.finished = False
         self.num_tokens = 0
         """Output tokens so far, up to the one that completed a stop string."""
-        self._detokenizer = Detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
+        self._detokenizer = Detokenizer(tokenizer, prompt_ids, params.skip_special_tokens, markers)
         self._finder = (
             StopFinder(params.stop, params.include_stop_str_in_output) if params.stop else None
         )

@@ -28,7 +28,9 @@ def usage(generation: Generation, *, hidden_tokens: int = 0) -> dict[str, object
         "completion_tokens": made,
         "total_tokens": prompt + made,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(choice.reasoning_tokens for choice in generation.choices)
+        },
     }
 
 

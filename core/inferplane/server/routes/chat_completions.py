@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -11,23 +11,22 @@ from starlette.responses import Response
 
 from inferplane.sampling_params import SamplingParams
 from inferplane.server.answers.chat import ChatAnswer, ChatOptions
+from inferplane.server.answers.chat_events import ChoiceReader
 from inferplane.server.answers.frames import Head
 from inferplane.server.answers.logprobs import TokenNames
 from inferplane.server.context import ServerContext, Serving
+from inferplane.server.conversation import chat_text, check_chat
 from inferplane.server.generation import Generation, Order
 from inferplane.server.handling import Asked, finish, handle_json
-from inferplane.server.prompts import (
-    Prompt,
-    chat_text,
-    check_chat,
-    check_length,
-    encode,
-    truncated,
-)
+from inferplane.server.prompts import Prompt, check_length, encode, truncated
 from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_model_bounds, check_sampling, sampling_params
 from inferplane.server.schema.chat import chat_structure
 from inferplane.server.schema.report import Report
+from inferplane.server.schema.tools import ToolUse, check_tools, tool_use
+from inferplane.server.served_model import ServedModel
+from inferplane.server.tools.formats import Format, format_named
+from inferplane.server.tools.stream import OutputParser, begins_thinking
 
 __all__ = ["routes"]
 
@@ -48,6 +47,7 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
 def _check(found: Mapping[str, Any], report: Report) -> None:
     check_sampling(found, report)
     check_chat(found, report)
+    check_tools(found, report)
     if found.get("top_logprobs") is not None and not found.get("logprobs"):
         report.wrong("conflicting_fields", "top_logprobs", "top_logprobs needs logprobs: true")
     both = (found.get("max_tokens"), found.get("max_completion_tokens"))
@@ -70,11 +70,14 @@ async def _answer(context: ServerContext, asked: Asked, serving: Serving) -> Res
     priority = asked.priority(context)
     report.raise_problems()
     max_len = serving.info.max_model_len
-    text = await chat_text(serving.model, found, context.limits, max_len)
+    text = await chat_text(serving.model, found, context.limits, max_len, report)
+    report.raise_problems()
     ids = await encode(serving.model, text, found.get("add_special_tokens", False))
     ids = truncated(ids, found, max_len, max_tokens or 1, report)
     prompt = Prompt(ids, param="messages")
     check_length(prompt, max_tokens, serving)
+    use = tool_use(found)
+    row = _format(serving.model, use)
     order = Order(
         [prompt],
         params,
@@ -84,6 +87,7 @@ async def _answer(context: ServerContext, asked: Asked, serving: Serving) -> Res
         priority,
         found.get("cache_salt"),
         asked.deadline_s(),
+        markers=serving.model.markers[row.name],
     )
     generation = Generation(context, serving, order)
     head = Head(
@@ -92,7 +96,8 @@ async def _answer(context: ServerContext, asked: Asked, serving: Serving) -> Res
         asked.model_name,
         serving.fingerprint,
     )
-    answer = ChatAnswer(head, generation, _options(found, serving))
+    reader = _reader(row, use, text, found.get("include_reasoning", True))
+    answer = ChatAnswer(head, generation, _options(found, serving, reader))
     return await finish(context, asked, generation, answer)
 
 
@@ -109,7 +114,31 @@ def _params(
     )
 
 
-def _options(found: Mapping[str, Any], serving: Serving) -> ChatOptions:
+def _format(model: ServedModel, use: ToolUse) -> Format:
+    """The model's own format; Hermes' where it has none for calls and they are wanted."""
+    row = model.pick.format
+    told = model.template is not None and not model.template.takes_tools
+    return format_named("hermes") if use.tools and (told or not row.tools) else row
+
+
+def _reader(
+    row: Format, use: ToolUse, prompt: str, include_reasoning: bool
+) -> Callable[[], ChoiceReader]:
+    thinking = begins_thinking(row, prompt)
+    reads = bool(use.tools) or row.think[0] != ""
+
+    def make() -> ChoiceReader:
+        if not reads:
+            return ChoiceReader(None)
+        parser = OutputParser(row, use.tools, thinking=thinking, at_most_one=not use.parallel)
+        return ChoiceReader(parser, include_reasoning)
+
+    return make
+
+
+def _options(
+    found: Mapping[str, Any], serving: Serving, reader: Callable[[], ChoiceReader]
+) -> ChatOptions:
     stream = found.get("stream_options") or {}
     last = found["messages"][-1].get("content")
     if isinstance(last, list):
@@ -117,6 +146,7 @@ def _options(found: Mapping[str, Any], serving: Serving) -> ChatOptions:
     as_ids = found.get("return_tokens_as_token_ids", False)
     return ChatOptions(
         TokenNames(serving.model.tokenizer, as_ids),
+        reader,
         logprobs=found.get("logprobs", False),
         token_ids=found.get("return_token_ids", False),
         include_usage=stream.get("include_usage", False),

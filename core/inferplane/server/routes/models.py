@@ -47,11 +47,18 @@ def _card(context: ServerContext) -> dict[str, object]:
             "state": _state(context),
             "tasks": ["generate"],
             "sampling_defaults": dict(loaded.defaults) if loaded is not None else {},
-            "tool_parser": None,
-            "reasoning_parser": None,
+            "tool_parser": loaded.pick.format.name if loaded is not None else None,
+            "reasoning_parser": _thinks(context),
             "revision": None,
         },
     }
+
+
+def _thinks(context: ServerContext) -> str | None:
+    loaded = context.loaded_model
+    if loaded is None or not loaded.pick.format.think[0]:
+        return None
+    return loaded.pick.format.name
 
 
 def _state(context: ServerContext) -> str:

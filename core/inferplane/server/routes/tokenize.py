@@ -10,13 +10,15 @@ from starlette.responses import Response
 
 from inferplane.server.answers.frames import encode as to_json
 from inferplane.server.context import ServerContext
+from inferplane.server.conversation import chat_text, check_chat
 from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
 from inferplane.server.handling import Asked, answer_headers, ask
-from inferplane.server.prompts import chat_text, check_characters, check_chat, encode
+from inferplane.server.prompts import check_characters, encode
 from inferplane.server.routing import Endpoint, ScopedRoute
 from inferplane.server.schema.report import Report
 from inferplane.server.schema.tokenize import detokenize_structure, tokenize_structure
+from inferplane.server.schema.tools import check_tools
 from inferplane.server.served_model import ServedModel
 
 __all__ = ["routes"]
@@ -72,6 +74,7 @@ def _check(found: Mapping[str, Any], report: Report) -> None:
         report.wrong("conflicting_fields", "prompt", "prompt and messages exclude each other")
     if "messages" in found:
         check_chat(found, report)
+        check_tools(found, report)
 
 
 async def _tokenized(context: ServerContext, asked: Asked) -> dict[str, object]:
@@ -79,7 +82,7 @@ async def _tokenized(context: ServerContext, asked: Asked) -> dict[str, object]:
     found = asked.found
     max_len = _max_len(context)
     if "messages" in found:
-        text = await chat_text(model, found, context.limits, max_len)
+        text = await chat_text(model, found, context.limits, max_len, asked.report)
         ids = await encode(model, text, found.get("add_special_tokens", False))
     else:
         text = found["prompt"]

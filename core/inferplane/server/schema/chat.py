@@ -6,6 +6,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Flag, Json, ListOf, MapOf, OneOf, Text, Whole
 from inferplane.server.schema.sampling import other_server_fields, sampling_fields, stream_fields
+from inferplane.server.schema.tools import tool_fields
 
 __all__ = ["chat_structure", "message_kind", "prompt_fields"]
 
@@ -104,19 +105,7 @@ def prompt_fields(limits: Limits) -> list[Field]:
             State.REFUSED,
             hint="start the server with --chat-template",
         ),
-        *_tool_fields(limits),
-    ]
-
-
-def _tool_fields(limits: Limits) -> list[Field]:
-    later = "tool calls are not built in yet"
-    without = "leave it out"
-    return [
-        Field("tools", ListOf(Json(dict), 1, limits.tools), later, State.REFUSED, hint=without),
-        Field("tool_choice", Json(), later, State.REFUSED, hint=without),
-        Field("parallel_tool_calls", Flag(), later, State.REFUSED, hint=without),
-        Field("functions", Json(list), later, State.REFUSED, hint=without),
-        Field("function_call", Json(), later, State.REFUSED, hint=without),
+        *tool_fields(limits),
     ]
 
 
@@ -132,6 +121,8 @@ def chat_structure(limits: Limits) -> Structure:
             Field("logprobs", Flag(), "Also send log-probabilities.", default=False),
             Field("top_logprobs", Whole(0, limits.logprobs), "Alternatives; needs logprobs."),
             Field("echo", Flag(), "Begin with the message that is continued.", default=False),
+            Field("include_reasoning", Flag(), "Show what the model thought.", default=True),
+            Field("reasoning_effort", Text(1, 64), "none turns thinking off where it can be."),
             Field("safety_identifier", Text(0, 1024), "A label; nothing depends on it."),
             Field("prompt_cache_key", Text(0, 1024), "A label; caching is automatic."),
             *_remote_fields(),
@@ -174,7 +165,6 @@ def _remote_fields() -> list[Field]:
 
 def _later_fields() -> list[Field]:
     refused = State.REFUSED
-    thought = "reasoning is not parsed yet"
     return [
         Field(
             "response_format",
@@ -184,8 +174,18 @@ def _later_fields() -> list[Field]:
             unless=({"type": "text"},),
             hint='send {"type": "text"} or leave it out',
         ),
-        Field("reasoning_effort", Text(0, 64), thought, refused, hint="use chat_template_kwargs"),
-        Field("include_reasoning", Flag(), thought, refused, unless=(True,)),
-        Field("thinking_token_budget", Whole(-1, 1 << 31), thought, refused, unless=(-1,)),
-        Field("stream_tool_arguments", Flag(), thought, refused, unless=(False,)),
+        Field(
+            "thinking_token_budget",
+            Whole(-1, 1 << 31),
+            "thinking cannot be cut short yet",
+            refused,
+            unless=(-1,),
+        ),
+        Field(
+            "stream_tool_arguments",
+            Flag(),
+            "calls are sent when they are complete",
+            State.NOTICED,
+            unless=(False,),
+        ),
     ]

@@ -44,6 +44,8 @@ class Field:
     """What to do instead of a refused field."""
     code: str = "unsupported_feature"
     """Wire code of a refusal."""
+    notice: str = "ignored_field"
+    """Code of the notice, for a field that is accepted with one."""
 
     def check(self, value: object, path: str, report: Report) -> Any:
         """The value to use, or None."""
@@ -57,7 +59,7 @@ class Field:
         before = len(report.problems)
         checked = self.kind.check(value, path, report)
         if len(report.problems) == before:
-            report.notice("ignored_field", path, f"is ignored: {self.doc}")
+            report.notice(self.notice, path, self.doc)
         return checked
 
     def _asks_for_nothing(self, value: object) -> bool:

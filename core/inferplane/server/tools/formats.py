@@ -6,7 +6,7 @@ a template leaves open. `inferplane inspect` prints the pick and the evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -44,8 +44,51 @@ class Format:
     """Markers of the thinking part; ("", "") = none."""
     tools: bool = True
     """Whether it has a way to write calls."""
+    markers: Sequence[str] = ()
+    """Control tokens of the family: they are text here, although they may be special tokens."""
     prompt_ends: Sequence[str] = field(default=())
     """Ends of a prompt (whitespace aside) after which the output begins inside the thinking."""
+
+
+_INNER: Mapping[str, Sequence[str]] = {
+    "gemma4": ("<tool_call|>", '<|"|>', "<|channel>"),
+    "deepseek_v3": (
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+    ),
+    "deepseek_v32": ("｜DSML｜",),
+    "deepseek_v4": ("｜DSML｜",),
+    "deepseek_v41": ("｜DSML｜",),
+    "kimi_k2": (
+        "<|tool_calls_section_end|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_argument_begin|>",
+        "<|tool_call_end|>",
+    ),
+    "mistral": ("[ARGS]", "[CALL_ID]"),
+    "glm": ("</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    "minimax_m2": ("</minimax:tool_call>",),
+    "seed_oss": ("</seed:tool_call>",),
+    "step3": (
+        "<｜tool_calls_end｜>",
+        "<｜tool_call_begin｜>",
+        "<｜tool_call_end｜>",
+        "<｜tool_sep｜>",
+    ),
+    "qwen_xml": ("</tool_call>",),
+    "hermes": ("</tool_call>",),
+    "nemotron": ("</TOOLCALL>",),
+    "cohere": ("<|END_ACTION|>",),
+    "phi4_mini": ("<|/tool_call|>",),
+    "internlm": ("<|action_start|>", "<|plugin|>", "<|action_end|>"),
+    "olmo3": ("</function_calls>",),
+    "lfm2": ("<|tool_call_end|>",),
+    "tool_calls_tag": ("</tool_calls>",),
+    "llama4_pythonic": ("<|python_end|>",),
+}
+"""Control tokens that appear only inside or after calls."""
 
 
 def _plain(name: str, flow: PlainFlow, *signs: Sequence[str], archs: Sequence[str] = ()) -> Format:
@@ -53,7 +96,9 @@ def _plain(name: str, flow: PlainFlow, *signs: Sequence[str], archs: Sequence[st
     think = thinking.pairs[0] if thinking is not None else ("", "")
     ends = [start for start, _ in thinking.pairs] if thinking is not None else []
     has_tools = flow.reader is not None or flow.bare_reader is not None
-    return Format(name, flow, signs, archs, think, has_tools, ends)
+    pairs = [mark for pair in thinking.pairs for mark in pair] if thinking is not None else []
+    markers = [*flow.openers, *flow.silent, *pairs, *_INNER.get(name, ())]
+    return Format(name, flow, signs, archs, think, has_tools, markers, ends)
 
 
 def _dsml(name: str, space: str, section: str, sign: str) -> Format:
@@ -73,6 +118,15 @@ FORMATS: Sequence[Format] = (
         (("<|channel|>", "<|message|>"),),
         ("GptOss",),
         ("<|channel|>analysis<|message|>", "<|end|>"),
+        markers=(
+            "<|start|>",
+            "<|channel|>",
+            "<|constrain|>",
+            "<|message|>",
+            "<|end|>",
+            "<|call|>",
+            "<|return|>",
+        ),
     ),
     Format(
         "kimi_k3",
@@ -80,6 +134,7 @@ FORMATS: Sequence[Format] = (
         (("<|open|>", "<|sep|>"),),
         ("KimiK3",),
         ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+        markers=("<|open|>", "<|close|>", "<|sep|>"),
         prompt_ends=("<|open|>think<|sep|>",),
     ),
     _plain(
