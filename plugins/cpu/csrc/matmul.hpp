@@ -2,9 +2,11 @@
 //   f32   [N/16][K][16]
 //   bf16  [N/16][K/2][16][2]
 //   int8  [N/16][K/4][16][4] as unsigned w+128; scales f32[N] apart; input quantised per row
-//   int8 in groups of 32  [N/16][K/32]{512 bytes, 16 f16 scales}; input quantised per 32
+//   int8 in groups of 32  [N/16][K/32]{512 bytes, 16 f16 scales}
 //   int4 in groups of 32  [N/16][K/32]{256 bytes of nibbles, 16 f16 scales, 16 f16 offsets};
-//        w = scale * nibble + offset; input quantised per 32
+//        w = scale * nibble + offset
+// Inputs of the grouped kinds are quantised to 16 bits per 32, as two int8 halves: weight-only
+// formats promise the arithmetic of unquantised inputs, which 8 bits do not keep.
 // Knows nothing of threads: the caller gives a range of panels.
 #pragma once
 #include "simd.hpp"
@@ -24,13 +26,14 @@ inline int64_t panel_bytes(Kind kind, int64_t k) {
 }
 
 // One row of input as the kernel of `kind` reads it. Bytes a row:
-//   f32 4K | bf16 2K | int8 K, then f32 scale, i32 sum | groups: K, then K/32 scales, K/32 sums
+//   f32 4K | bf16 2K | int8 K, then f32 scale, i32 sum
+//   groups: high halves K, low halves K, then K/32 scales f32, K/32 sums i32
 inline int64_t input_bytes(Kind kind, int64_t k) {
     switch (kind) {
         case F32: return k * 4;
         case BF16: return k * 2;
         case INT8: return k + 64;
-        default: return k + k / 32 * 8;
+        default: return k * 2 + k / 32 * 8;
     }
 }
 
@@ -46,6 +49,22 @@ inline void quantise_span(const float* x, int64_t n, int8_t* q, float* scale, in
     *sum = total;
 }
 
+// 32 values as q * scale with q in 16 bits; q = 256 * high + low, both int8.
+inline void quantise_wide(const float* x, int8_t* high, int8_t* low, float* scale, int32_t* sum) {
+    const float top = vpeak(vmax(vabs(vload(x)), vabs(vload(x + 16))));
+    const float inverse = top > 0 ? 32512.0f / top : 0.0f;
+    vf total = vzero();
+    for (int64_t i = 0; i < 32; i += 16) {
+        const vf q = vround(vmul(vload(x + i), vset(inverse)));
+        const vf h = vround(vmul(q, vset(1.0f / 256.0f)));
+        vstore_i8(high + i, h);
+        vstore_i8(low + i, vfma(h, vset(-256.0f), q));
+        total = vadd(total, q);
+    }
+    *scale = top / 32512.0f;
+    *sum = int32_t(vsum(total));
+}
+
 inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
     if (kind == F32) {
         std::memcpy(out, x, k * 4);
@@ -54,10 +73,11 @@ inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
     } else if (kind == INT8) {
         quantise_span(x, k, (int8_t*)out, (float*)(out + k), (int32_t*)(out + k + 4));
     } else {
-        float* scales = (float*)(out + k);
+        float* scales = (float*)(out + k * 2);
         int32_t* sums = (int32_t*)(scales + k / 32);
         for (int64_t g = 0; g < k / 32; g++)
-            quantise_span(x + g * 32, 32, (int8_t*)out + g * 32, scales + g, sums + g);
+            quantise_wide(x + g * 32, (int8_t*)out + g * 32, (int8_t*)out + k + g * 32, scales + g,
+                          sums + g);
     }
 }
 
@@ -130,67 +150,76 @@ inline void tile_int8(const uint8_t* w, int64_t stride, const uint8_t* x, int64_
     }
 }
 
+// Input row of a grouped kind.
+struct WideRow {
+    const uint32_t *high, *low;  // four values each
+    const float* scales;
+    const int32_t* sums;
+
+    WideRow(const uint8_t* x, int64_t k)
+        : high((const uint32_t*)x),
+          low((const uint32_t*)(x + k)),
+          scales((const float*)(x + k * 2)),
+          sums((const int32_t*)(scales + k / 32)) {}
+};
+
 template <int M, int NB>
 inline void tile_int8_g32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
                           int64_t k, vf* acc) {
-    vf f[M][NB];
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) f[m][b] = vzero();
+    for (int m = 0; m < M * NB; m++) acc[m] = vzero();
     for (int64_t g = 0; g < k / 32; g++) {
         for (int b = 0; b < NB; b++) {
             const uint8_t* block = w + b * stride + g * 544;
             for (int p = 0; p < 9; p++) prefetch(block + AHEAD + p * 64);
-            vi a[M];
-            for (int m = 0; m < M; m++) a[m] = izero();
+            vi high[M], low[M];
+            for (int m = 0; m < M; m++) high[m] = low[m] = izero();
             for (int i = 0; i < 8; i++) {
                 const BytesU8 wv = load_u8(block + i * 64);
-                for (int m = 0; m < M; m++)
-                    a[m] = dot_u8(a[m], wv, ((const uint32_t*)(x + m * pitch))[g * 8 + i]);
+                for (int m = 0; m < M; m++) {
+                    const WideRow row(x + m * pitch, k);
+                    high[m] = dot_u8(high[m], wv, row.high[g * 8 + i]);
+                    low[m] = dot_u8(low[m], wv, row.low[g * 8 + i]);
+                }
             }
             const vf ws = vload_f16((const uint16_t*)(block + 512));
             for (int m = 0; m < M; m++) {
-                const float* scales = (const float*)(x + m * pitch + k);
-                const int32_t sum = ((const int32_t*)(scales + k / 32))[g];
-                f[m][b] = vfma(itof(isub(a[m], 128 * sum)), vmul(ws, vset(scales[g])), f[m][b]);
+                const WideRow row(x + m * pitch, k);
+                const vf dot = itof(isub(iwide(high[m], low[m]), 128 * row.sums[g]));
+                acc[m * NB + b] = vfma(dot, vmul(ws, vset(row.scales[g])), acc[m * NB + b]);
             }
         }
     }
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) acc[m * NB + b] = f[m][b];
 }
 
 template <int M, int NB>
 inline void tile_int4_g32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
                           int64_t k, vf* acc) {
-    vf f[M][NB];
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) f[m][b] = vzero();
+    for (int m = 0; m < M * NB; m++) acc[m] = vzero();
     for (int64_t g = 0; g < k / 32; g++) {
         for (int b = 0; b < NB; b++) {
             const uint8_t* block = w + b * stride + g * 320;
             for (int p = 0; p < 5; p++) prefetch(block + AHEAD + p * 64);
-            vi a[M];
-            for (int m = 0; m < M; m++) a[m] = izero();
+            vi high[M], low[M];
+            for (int m = 0; m < M; m++) high[m] = low[m] = izero();
             for (int i = 0; i < 4; i++) {
-                BytesU8 lo, hi;
-                load_nibbles(block + i * 64, lo, hi);
+                BytesU8 first, second;
+                load_nibbles(block + i * 64, first, second);
                 for (int m = 0; m < M; m++) {
-                    const uint32_t* xv = (const uint32_t*)(x + m * pitch) + g * 8 + i * 2;
-                    a[m] = dot_u8(dot_u8(a[m], lo, xv[0]), hi, xv[1]);
+                    const WideRow row(x + m * pitch, k);
+                    const int64_t at = g * 8 + i * 2;
+                    high[m] = dot_u8(dot_u8(high[m], first, row.high[at]), second, row.high[at + 1]);
+                    low[m] = dot_u8(dot_u8(low[m], first, row.low[at]), second, row.low[at + 1]);
                 }
             }
             const vf ws = vload_f16((const uint16_t*)(block + 256));
             const vf wo = vload_f16((const uint16_t*)(block + 288));
             for (int m = 0; m < M; m++) {
-                const float* scales = (const float*)(x + m * pitch + k);
-                const float sum = float(((const int32_t*)(scales + k / 32))[g]);
-                const vf part = vfma(itof(a[m]), ws, vmul(wo, vset(sum)));
-                f[m][b] = vfma(part, vset(scales[g]), f[m][b]);
+                const WideRow row(x + m * pitch, k);
+                const vf dot = vfma(itof(iwide(high[m], low[m])), ws, vmul(wo, vset(float(row.sums[g]))));
+                acc[m * NB + b] = vfma(dot, vset(row.scales[g]), acc[m * NB + b]);
             }
         }
     }
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) acc[m * NB + b] = f[m][b];
 }
 
 template <int M, int NB>
@@ -241,12 +270,12 @@ inline void block(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x,
         for (int b = 0; b < NB; b++) finish(e, row + m, panel + b, acc[m * NB + b]);
 }
 
-template <int NB>
-inline void rows_of(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+template <int NB, int MOST>
+inline void rows_by(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
                     int64_t k, int64_t rows, int64_t panel, const Epilogue& e) {
     int64_t r = 0;
-    for (; r + 8 <= rows; r += 8)
-        block<8, NB>(kind, w, stride, x + r * pitch, pitch, k, r, panel, e);
+    for (; r + MOST <= rows; r += MOST)
+        block<MOST, NB>(kind, w, stride, x + r * pitch, pitch, k, r, panel, e);
     const uint8_t* rest = x + r * pitch;
     switch (rows - r) {
         case 7: return block<7, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
@@ -258,6 +287,14 @@ inline void rows_of(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* 
         case 1: return block<1, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
         default: return;
     }
+}
+
+template <int NB>
+inline void rows_of(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
+                    int64_t k, int64_t rows, int64_t panel, const Epilogue& e) {
+    if (kind == INT8_G32 || kind == INT4_G32)  // two sums a row: four rows fill the registers
+        return rows_by<NB, 4>(kind, w, stride, x, pitch, k, rows, panel, e);
+    rows_by<NB, 8>(kind, w, stride, x, pitch, k, rows, panel, e);
 }
 
 // All rows against panels [first, last): the weights of a panel pair stay in cache for all rows.

@@ -59,6 +59,7 @@ inline vf vround_scale(vf x, vf k) {  // x * 2^k for integral k
     return _mm512_scalef_ps(x, k);
 }
 inline vf vfloor(vf x) { return _mm512_roundscale_ps(x, 0x09); }
+inline vf vround(vf x) { return _mm512_roundscale_ps(x, 0x08); }  // to nearest, ties to even
 inline void vstore_i8(int8_t* p, vf x) {  // round to nearest, saturate
     _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
 }
@@ -66,6 +67,7 @@ inline void vstore_i8(int8_t* p, vf x) {  // round to nearest, saturate
 inline vi izero() { return _mm512_setzero_si512(); }
 inline vf itof(vi a) { return _mm512_cvtepi32_ps(a); }
 inline vi isub(vi a, int32_t b) { return _mm512_sub_epi32(a, _mm512_set1_epi32(b)); }
+inline vi iwide(vi high, vi low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low); }
 
 // acc[o] += sum over the pair of w[o][2] * x[2]; w holds 16 outputs x 2 inputs of bf16
 inline vf dot_bf16(vf acc, const uint16_t* w, uint32_t x) {
@@ -145,6 +147,10 @@ inline __m256 half_scale(__m256 x, __m256 k) {
 }
 inline vf vround_scale(vf x, vf k) { return {half_scale(x.a, k.a), half_scale(x.b, k.b)}; }
 inline vf vfloor(vf x) { return {_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)}; }
+inline vf vround(vf x) {
+    return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+            _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 inline void vstore_i8(int8_t* p, vf x) {
     int32_t t[16];
     _mm256_storeu_si256((__m256i*)t, _mm256_cvtps_epi32(x.a));
@@ -157,6 +163,10 @@ inline vf itof(vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}
 inline vi isub(vi x, int32_t b) {
     const __m256i s = _mm256_set1_epi32(b);
     return {_mm256_sub_epi32(x.a, s), _mm256_sub_epi32(x.b, s)};
+}
+inline vi iwide(vi high, vi low) {
+    return {_mm256_add_epi32(_mm256_slli_epi32(high.a, 8), low.a),
+            _mm256_add_epi32(_mm256_slli_epi32(high.b, 8), low.b)};
 }
 
 inline __m256 half_dot_bf16(__m256 acc, __m256i w, __m256 x0, __m256 x1) {

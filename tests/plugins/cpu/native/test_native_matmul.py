@@ -11,7 +11,7 @@ from inferplane_cpu.native.library import Prologue
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
 from inferplane_cpu.native.packing import PackedWeight, Packer
 
-SHAPES = [(32, 16), (64, 40), (576, 960), (1536, 48)]
+SHAPES = [(64, 16), (96, 40), (576, 960), (1536, 48)]
 ROWS = [1, 2, 5, 8, 17]
 
 
@@ -60,7 +60,7 @@ def apply(machine: Machine, packed: PackedWeight, x: Tensor, **options: object) 
     return program.buffers[target].clone()
 
 
-LIMITS = {"f32": 2e-6, "bf16": 4e-3}  # relative Frobenius norm; quantised: 8-bit inputs
+LIMITS = {"int8": 2e-2, "bf16": 4e-3}  # relative Frobenius norm; int8 rounds its inputs too
 KINDS = ["f32", "bf16", "int8", "int8 groups", "int4 symmetric", "int4 with offsets"]
 
 
@@ -75,7 +75,7 @@ def test_a_packed_matrix_multiplies_like_its_values(
         x = torch.randn(rows, inputs, generator=make)
         expected = x.double() @ values.double().T
         error = (apply(machine, packed, x) - expected).norm() / expected.norm()
-        assert error < LIMITS.get(kind, 2e-2), (rows, error)
+        assert error < LIMITS.get(kind, 5e-5), (rows, error)
 
 
 @pytest.mark.parametrize("kind", KINDS)

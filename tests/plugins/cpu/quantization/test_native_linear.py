@@ -52,7 +52,8 @@ def test_a_quantised_layer_multiplies_like_its_values(machine: Machine, name: st
     x, bias = torch.randn(9, SITE.in_features, generator=make), torch.randn(SITE.out_features)
     expected = x.double() @ values.T + bias
     error = (kernel.apply(x, kernel.repack(weight), bias) - expected).norm() / expected.norm()
-    assert error < 1.2e-2
+    # int8 an output rounds its inputs to 8 bits, offsets are stored in float16
+    assert error < (1.2e-2 if scheme.group == 0 else 1e-3 if scheme.offset else 1e-4)
 
 
 @pytest.mark.parametrize(
