@@ -98,16 +98,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def start(tiny: Callable[[str], Path], tmp_path: Path) -> Iterator[Start]:
-    """`start(kind, platform, caps, **settings)`: an executor ready for steps."""
+    """`start(kind or folder, platform, caps, **settings)`: an executor ready for steps."""
     started: list[TorchExecutor] = []
 
     def build(
-        kind: str = "llama",
+        kind: str | Path = "llama",
         platform: Plain | None = None,
         caps: Capabilities = CAPS,
         **settings: object,
     ) -> Machine:
-        executor, plan = make_executor(tiny(kind), platform or Plain(), caps, tmp_path, settings)
+        model = kind if isinstance(kind, Path) else tiny(kind)
+        executor, plan = make_executor(model, platform or Plain(), caps, tmp_path, settings)
         started.append(executor)
         executor.load(lambda *progress: None)
         kv = executor.plan_kv()
@@ -122,7 +123,7 @@ def start(tiny: Callable[[str], Path], tmp_path: Path) -> Iterator[Start]:
             config.max_batched_tokens,
             plan.model.vocab_size,
         )
-        return Machine(executor, driver, tiny(kind))
+        return Machine(executor, driver, model)
 
     yield build
     for executor in started:
