@@ -3,7 +3,7 @@ import json
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from os import pidfd_open
+from os import close, pidfd_open
 from pathlib import Path
 
 import pytest
@@ -52,9 +52,12 @@ def wait_gone() -> Callable[[int], None]:
             fd = pidfd_open(pid)
         except ProcessLookupError:
             return
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll()
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll()
+        finally:
+            close(fd)
 
     return wait
 

@@ -93,7 +93,7 @@ async def test_an_engine_that_keeps_dying_is_given_up(launch) -> None:
 
 @pytest.mark.case("killed-engine")
 async def test_a_stopped_engine_shows_as_stalled_and_is_replaced(launch) -> None:
-    async with launch(null_plan(options=SLOW), Patience(0.5, 2.5)) as client:
+    async with launch(null_plan(options=SLOW), Patience(stalled_s=0.5)) as client:
         stream = await client.submit((1,), LONG)
         await anext(stream)
         first = client.pid
@@ -104,6 +104,15 @@ async def test_a_stopped_engine_shows_as_stalled_and_is_replaced(launch) -> None
         assert (await collect(stream))[1:] == (FinishReason.ERROR, "engine_restarting")
         await client.wait_ready()
         assert client.pid != first
+
+
+async def test_a_step_without_end_is_given_up_in_the_end(launch) -> None:
+    plan = null_plan(options={"hang_token": "999"})
+    async with launch(plan, Patience(stalled_s=0.2, hopeless_s=1.0)) as client:
+        stream = await client.submit((999,), SHORT)
+        assert (await collect(stream))[1:] == (FinishReason.ERROR, "engine_restarting")
+        await client.wait_ready()
+        assert (await collect(await client.submit((5,), SHORT)))[0] == null_tokens((5,), 30, 1000)
 
 
 async def test_an_idle_engine_is_not_stalled(launch) -> None:

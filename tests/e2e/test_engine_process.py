@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import random
+from pathlib import Path
 
 import pytest
 
@@ -258,3 +259,37 @@ async def test_progress_of_loading_reaches_the_status(wait_for) -> None:
     await wait_for(ready)
     assert ("load", 2, 4) in seen
     await client.close()
+
+
+async def test_closing_while_planning_is_quick_and_quiet(model_folder, monkeypatch) -> None:
+    (model_folder / "endless.py").write_text("import threading; threading.Event().wait()")
+    monkeypatch.setenv("PYTHONPATH", str(model_folder))
+    settings = LaunchSettings(EngineConfig(str(model_folder)), plugins=("endless",))
+    client = EngineClient.launch(settings)
+    await client.start()
+    await asyncio.sleep(0)
+    assert client.status.phase == "plan"
+    await client.close(drain=True)
+    with pytest.raises(EngineError) as gone:
+        await client.wait_ready()
+    assert gone.value.code == "draining"
+
+
+async def test_a_name_that_cannot_be_written_is_replaced(launch) -> None:
+    async with launch(null_plan()) as client:
+        stream = await client.submit((1,), GREEDY, request_id="\ud800")
+        assert stream.request_id.isascii() and len(await stream.collect()) == 1
+
+
+async def test_two_requests_may_ask_for_one_name(launch) -> None:
+    async with launch(null_plan(options=SLOW)) as client:
+        streams = [await client.submit((n,), GREEDY, request_id="same") for n in range(3)]
+        made = [(await stream.collect())[0].token_ids for stream in streams]
+        assert [list(ids) for ids in made] == [null_tokens((n,), 20, 1000) for n in range(3)]
+
+
+async def test_an_engine_with_an_executor_of_its_own_never_loads_torch(launch) -> None:
+    async with launch(null_plan()) as client:
+        await (await client.submit((1,), GREEDY)).collect()
+        maps = await asyncio.to_thread(Path(f"/proc/{client.pid}/maps").read_text)
+        assert "numpy" in maps and "torch" not in maps

@@ -31,7 +31,8 @@ from inferplane.engine.messages import (
 )
 from inferplane.engine.status import EngineStatus
 from inferplane.engine.streams import GenerationStream
-from inferplane.engine.supervisor import Patience, Supervisor
+from inferplane.engine.supervisor import Supervisor
+from inferplane.engine.watchdog import Patience
 from inferplane.errors import EngineError, RequestError
 from inferplane.launch import LaunchPlan, LaunchSettings
 from inferplane.planner import run_planner
@@ -273,7 +274,7 @@ class EngineClient:
 
     def _unique(self, request_id: str) -> str:
         number = next(self._numbers)
-        if not request_id:
+        if not request_id.isascii() or not request_id:
             return f"request-{number}"
         taken = request_id in self._streams or f"{request_id}.0" in self._streams
         return f"{request_id}~{number}" if taken else request_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 
+from inferplane.engine.watchdog import Patience
 from inferplane.engine.workers import WorkerExecutor
 from inferplane.interfaces import Executor, ShapePolicy
 from inferplane.launch import LaunchPlan
@@ -13,14 +14,12 @@ __all__ = ["make_executor", "make_shapes"]
 
 _BUILD = "inferplane.execution.build:create_executor"
 """By name: the engine's own code never loads torch."""
-STALL_LIMIT_S = 30.0
-"""A step that takes longer is stalled."""
 
 
 def make_executor(plan: LaunchPlan, environment: Mapping[str, str]) -> Executor:
     """The executor the plan's topology asks for, nothing loaded yet."""
     if plan.topology.placement == "worker":
-        return WorkerExecutor(plan, environment, STALL_LIMIT_S)
+        return WorkerExecutor(plan, environment, Patience())
     module, _, attribute = _BUILD.partition(":")
     executor: Executor = getattr(import_module(module), attribute)(plan)
     return executor

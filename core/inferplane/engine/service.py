@@ -169,8 +169,8 @@ class EngineService:
         if not isinstance(self.executor, WorkerExecutor):
             if isinstance(error, DeviceError):
                 raise error
-            _log.error("plugin %s failed in a step", self.launch.plugin, exc_info=error)
-            raise DeviceError(f"plugin {self.launch.plugin}: {error!r}") from error
+            _log.error("a step failed on plugin %s", self.launch.plugin, exc_info=error)
+            raise DeviceError(f"a step failed: {error!r}") from error
         self.recovery.recover(error)
         self._send(Ready(self._info()))
 

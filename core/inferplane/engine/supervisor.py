@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from inferplane.config import current_environment
 from inferplane.engine.child import EngineChild
 from inferplane.engine.messages import EngineInfo, Failed, FromEngine, Progressed, Ready, Shutdown
 from inferplane.engine.recovery import CrashBudget
 from inferplane.engine.status import EngineStatus
+from inferplane.engine.watchdog import Patience, is_stopped
 from inferplane.errors import (
     CapacityError,
     ConfigError,
@@ -22,23 +22,13 @@ from inferplane.errors import (
 )
 from inferplane.launch import LaunchPlan
 
-__all__ = ["Patience", "Supervisor"]
+__all__ = ["Supervisor"]
 
 _ERRORS: dict[int, type[InferplaneError]] = {
     error.exit_code: error for error in (ConfigError, DeviceUnavailableError, CapacityError)
 }
 _WATCH_S = 1.0
 _FAREWELL_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the loop of a ready engine may not turn, in seconds."""
-
-    stalled_s: float = 30.0
-    """After this it counts as not ready."""
-    hopeless_s: float = 300.0
-    """After this it is killed and replaced."""
 
 
 class Supervisor:
@@ -90,16 +80,17 @@ class Supervisor:
             if self.child is None or status.phase not in ("ready", "draining"):
                 status.tick_age_s, status.stalled = 0.0, False
                 continue
-            status.tick_age_s = self.child.tick_age_s
-            status.stalled = status.tick_age_s > self.patience.stalled_s
-            if status.tick_age_s > self.patience.hopeless_s:
+            age = status.tick_age_s = self.child.tick_age_s
+            status.stalled = age > self.patience.stalled_s
+            stopped = status.stalled and is_stopped(self.child.pid)
+            if stopped or age > self.patience.hopeless_s:
                 self.child.kill()
             tell_alive()
 
     async def close(self, drain: bool, timeout_s: float) -> None:
         """End the engine: let it finish what runs, up to `timeout_s`, or at once."""
         self.closing = True
-        was_ready = self.status.phase == "ready"
+        was_ready = self.info is not None
         if self.status.phase != "failed":
             self.status.enter("draining")
         self.settled.set()

@@ -7,10 +7,31 @@ import os
 import struct
 import tempfile
 import time
+from dataclasses import dataclass
 
-__all__ = ["Tick"]
+import psutil
+
+__all__ = ["Patience", "Tick", "is_stopped"]
 
 _TIME = struct.Struct("<d")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a process may give no sign of life, in seconds."""
+
+    stalled_s: float = 30.0
+    """After this it counts as not ready, and is replaced if somebody stopped it."""
+    hopeless_s: float = 300.0
+    """After this it is replaced whatever it does: no step is that long."""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal, rather than being slow."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Tick:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from inferplane import errors
+from inferplane.engine.watchdog import Patience, is_stopped
 from inferplane.errors import ConfigError, DeviceError
 from inferplane.execution import wire
 from inferplane.frames import FrameSocket
@@ -47,11 +48,11 @@ class WorkerExecutor(Executor):
     """One worker process a rank. Every method raises DeviceError when a worker died or stalls."""
 
     def __init__(
-        self, plan: LaunchPlan, environment: Mapping[str, str], stall_limit_s: float
+        self, plan: LaunchPlan, environment: Mapping[str, str], patience: Patience
     ) -> None:
         self.plan = plan
         self.environment = environment
-        self.stall_limit_s = stall_limit_s
+        self.patience = patience
         self._workers: list[_Worker] = []
         self._folder = ""
         self._decode = wire.decoder(wire.FromWorker)
@@ -86,7 +87,7 @@ class WorkerExecutor(Executor):
     def collect(self) -> StepResult:
         """The oldest step's result, from rank 0; all ranks have then finished it."""
         self._tell(wire.Collect())
-        first, *_ = self._answers(wire.Result, limit_s=self.stall_limit_s)
+        first, *_ = self._answers(wire.Result, patience=self.patience)
         if first.result is None:
             raise DeviceError("rank 0 answered a step without its result")
         return first.result
@@ -96,6 +97,11 @@ class WorkerExecutor(Executor):
         for worker in self._workers:
             if worker.process.poll() is not None:
                 self._died(worker)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes, by rank."""
+        return tuple(worker.process.pid for worker in self._workers)
 
     def choices(self) -> tuple[Choice, ...]:
         """As rank 0 said at start."""
@@ -162,18 +168,21 @@ class WorkerExecutor(Executor):
 
     def _report(self) -> None:
         self._tell(wire.Report())
-        first, *_ = self._answers(wire.Reported, limit_s=self.stall_limit_s)
+        first, *_ = self._answers(wire.Reported, patience=self.patience)
         self._stats, self._choices = first.stats, first.choices
 
     def _answers(
         self,
         kind: type[AnswerT],
         progress: Progress | None = None,
-        limit_s: float | None = None,
+        patience: Patience | None = None,
     ) -> list[AnswerT]:
-        """One answer from each rank, in rank order; progress of rank 0 is passed on."""
+        """One answer from each rank, in rank order; progress of rank 0 is passed on.
+
+        Without `patience` there is no time limit.
+        """
         answers: dict[int, AnswerT] = {}
-        deadline = None if limit_s is None else time.monotonic() + limit_s
+        since = time.monotonic()
         while len(answers) < len(self._workers):
             waiting = [worker for worker in self._workers if worker.rank not in answers]
             for worker in waiting:
@@ -190,18 +199,21 @@ class WorkerExecutor(Executor):
                     self._died(worker)
             waiting = [worker for worker in waiting if worker.rank not in answers]
             if waiting:
-                self._wait(waiting, deadline)
+                self._wait(waiting, since, patience)
         return [answers[worker.rank] for worker in self._workers]
 
-    def _wait(self, workers: list[_Worker], deadline: float | None) -> None:
+    def _wait(self, workers: list[_Worker], since: float, patience: Patience | None) -> None:
+        """Until one of them can be read, or has been silent for too long."""
         poll = select.poll()
         for worker in workers:
             unsent = select.POLLOUT if worker.socket.unsent_bytes else 0
             poll.register(worker.socket, select.POLLIN | unsent)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not poll.poll(None if left is None else left * 1000):
-            ranks = ", ".join(str(worker.rank) for worker in workers)
-            raise DeviceError(f"no answer from rank {ranks} for {self.stall_limit_s:g} s")
+        ready = poll.poll(None if patience is None else patience.stalled_s * 1000)
+        if patience is not None and not ready:
+            silent_s = time.monotonic() - since
+            for worker in workers:
+                if is_stopped(worker.process.pid) or silent_s >= patience.hopeless_s:
+                    raise DeviceError(f"no answer from rank {worker.rank} for {silent_s:.0f} s")
         for worker in workers:
             worker.socket.flush()
 

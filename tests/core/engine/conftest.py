@@ -1,0 +1,24 @@
+import select
+from collections.abc import Callable
+from os import close, pidfd_open
+
+import pytest
+
+
+@pytest.fixture
+def wait_gone() -> Callable[[int], None]:
+    """Block until a process has ended."""
+
+    def wait(pid: int) -> None:
+        try:
+            fd = pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll()
+        finally:
+            close(fd)
+
+    return wait
