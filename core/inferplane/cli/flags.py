@@ -23,7 +23,14 @@ from inferplane.settings import Resolved, Setting, read_settings_file, resolve, 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Given", "alias_notes", "every_setting", "resolve_given", "with_settings"]
+__all__ = [
+    "Given",
+    "alias_notes",
+    "every_setting",
+    "resolve_given",
+    "shown_default",
+    "with_settings",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from inferplane.scheduling.plan import ScheduledSequence, SkipReason, StepPlan
 from inferplane.scheduling.sequence import Sequence, SequenceState
 from inferplane.scheduling.state import SchedulerState
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "most_positions"]
 
 _NOT_READY = {
     SequenceState.WAITING_GRAMMAR: SkipReason.GRAMMAR,

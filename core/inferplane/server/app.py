@@ -15,7 +15,7 @@ from inferplane.server.front_door import Ended, FrontDoor, RequestRules
 from inferplane.server.request_log import log_request
 from inferplane.server.routing import GatedRouter, ScopedRoute
 
-__all__ = ["App", "add_foreign_routes", "create_app"]
+__all__ = ["App", "add_foreign_routes", "create_app", "rules_of"]
 
 
 class App(Starlette):

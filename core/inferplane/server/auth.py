@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from inferplane.config import ApiKey
 from inferplane.server.errors import ApiError
 
-__all__ = ["Caller", "KeyRing", "Scope", "cache_domain"]
+__all__ = ["Caller", "KeyRing", "Scope", "cache_domain", "new_secret"]
 
 Scope: TypeAlias = Literal["open", "infer", "metrics", "admin"]
 

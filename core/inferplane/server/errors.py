@@ -20,6 +20,7 @@ __all__ = [
     "Problem",
     "error_body",
     "error_headers",
+    "error_object",
 ]
 
 Dialect: TypeAlias = Literal["openai", "anthropic", "plain"]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["PHASES", "Lifecycle", "Phase"]
+__all__ = ["PHASES", "Lifecycle", "Phase", "phase_of"]
 
 Phase: TypeAlias = Literal[
     "config", "download", "load", "compile", "warmup", "ready", "draining", "failed"

@@ -27,7 +27,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.request_log import configure_logging
 from inferplane.server.routes.metrics import refresh
 
-__all__ = ["DrainingServer", "make_server", "open_socket", "run_server", "serve"]
+__all__ = ["DrainingServer", "check_exposure", "make_server", "open_socket", "run_server", "serve"]
 
 _LOOK_S = 0.1
 _STATS_S = 1.0

@@ -12,7 +12,7 @@ from inferplane.server.schema.report import Report
 from inferplane.server.served_model import API_DEFAULTS
 from inferplane.tokenization.tokenizer import Tokenizer
 
-__all__ = ["check_sampling", "sampling_params"]
+__all__ = ["check_model_bounds", "check_sampling", "sampling_params"]
 
 _DEVICE_NAMES: Mapping[str, tuple[str, ...]] = {
     "penalties": ("presence_penalty", "frequency_penalty", "repetition_penalty"),

@@ -47,6 +47,7 @@ __all__ = [
     "NarrowNullPlatform",
     "NullExecutor",
     "NullOptions",
+    "NullPending",
     "NullPlatform",
     "SyncNullPlatform",
     "null_tokens",

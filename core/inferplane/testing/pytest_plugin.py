@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from inferplane.testing.conformance.report import Outcome
     from inferplane.testing.conformance.state import KitState
 
+__all__ = [
+    "inferplane_device",
+    "inferplane_kit",
+    "inferplane_options",
+    "inferplane_quick",
+    "tiny_model",
+]
+
 pytest.register_assert_rewrite("inferplane.testing.conformance")
 
 _OUTCOMES = pytest.StashKey[list["Outcome"]]()
@@ -62,6 +70,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PATH",
         default=None,
         help="write the kit's verdict as JSON",
+    )
+    group.addoption(
+        "--inferplane-evidence",
+        choices=("hardware", "cpu-mode", "compiled"),
+        default="hardware",
+        help="what the run rests on, for the report: the device, or a stand-in of its vendor",
     )
     group.addoption(
         "--inferplane-quick",
@@ -167,9 +181,11 @@ def pytest_terminal_summary(
     name, state = config.getoption("--inferplane-device"), config.stash.get(_STATE, None)
     if not name or state is None:
         return
-    from inferplane.testing.conformance.report import Report  # only when a kit ran
+    from inferplane.testing.conformance.report import EVIDENCE, Report  # only when a kit ran
 
-    report = Report(state.subject(name), config.stash.get(_OUTCOMES, []))
+    rests_on = ("hardware", "cpu-mode", "compiled").index(config.getoption("--inferplane-evidence"))
+    outcomes = config.stash.get(_OUTCOMES, [])
+    report = Report(state.subject(name), outcomes, EVIDENCE[rests_on])
     terminalreporter.section("inferplane conformance")
     for line in report.lines():
         terminalreporter.write_line(line)

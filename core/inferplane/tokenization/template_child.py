@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from inferplane.limited_process import answer_messages
 from inferplane.tokenization.template_messages import Answer, Described, Greeting, Render
 
-__all__ = ["main"]
+__all__ = ["Renderer", "environment", "main"]
 
 MEMORY_BYTES = 256 * 1024 * 1024
 CPU_S = 2

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from inferplane.cli.checks.finding import Finding, Machine, fail, ok, skip, warn
 
-__all__ = ["key_beyond_loopback", "port_free", "proxy_spares_loopback"]
+__all__ = ["is_loopback", "key_beyond_loopback", "port_free", "proxy_spares_loopback"]
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 

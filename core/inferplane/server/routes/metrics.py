@@ -12,7 +12,7 @@ from inferplane.errors import EngineError
 from inferplane.server.context import ServerContext
 from inferplane.server.routing import ScopedRoute
 
-__all__ = ["routes"]
+__all__ = ["refresh", "routes"]
 
 _WAIT_S = 1.0
 """A busy engine answers within a step; a dead one must not hold the scrape."""

@@ -8,7 +8,7 @@ from inferplane.server.schema.kinds import AnyOf, Flag, Json, ListOf, MapOf, One
 from inferplane.server.schema.sampling import other_server_fields, sampling_fields, stream_fields
 from inferplane.server.schema.tools import tool_fields
 
-__all__ = ["chat_structure", "message_kind", "prompt_fields"]
+__all__ = ["chat_structure", "content_kind", "message_kind", "prompt_fields"]
 
 _MEDIA = "send text; this model takes no media"
 

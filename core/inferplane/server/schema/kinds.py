@@ -27,6 +27,7 @@ __all__ = [
     "Text",
     "TokenIds",
     "Whole",
+    "deeper_than",
     "named",
 ]
 

@@ -37,7 +37,7 @@ from inferplane.testing.conformance.parts import Parts
 from inferplane.testing.conformance.subject import Subject
 from inferplane.testing.conformance.tolerances import FROBENIUS, tolerance
 
-__all__ = ["AttentionConformance"]
+__all__ = ["AttentionConformance", "Bench"]
 
 NUM_BLOCKS = 40
 SPARE = 6

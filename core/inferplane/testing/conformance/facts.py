@@ -29,7 +29,7 @@ from inferplane.testing.conformance.base import Conformance
 from inferplane.testing.conformance.state import KitState
 from inferplane.testing.conformance.subject import Subject
 
-__all__ = ["FactsConformance"]
+__all__ = ["FactsConformance", "plan_or_refusal"]
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 SHAPES = {

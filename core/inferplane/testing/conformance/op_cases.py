@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["OpCase", "op_cases"]
+__all__ = ["Make", "OpCase", "op_cases"]
 
 TOKENS = (1, 7, 13, 16, 33)
 """One, primes, a multiple of 8, one more than a multiple of 16."""

@@ -20,7 +20,7 @@ from inferplane.testing.conformance.state import KitState
 from inferplane.testing.conformance.subject import Subject
 from inferplane.testing.conformance.tolerances import tolerance
 
-__all__ = ["OpsConformance"]
+__all__ = ["OpsConformance", "load_kernel"]
 
 _TESTED_APART = ("quantize_activation/1", "scaled_matmul/1", "sample/1")
 """Their inputs are no plain tensors; see quantization.py and sample_cases.py."""

@@ -23,7 +23,7 @@ from inferplane.testing.conformance.base import Conformance
 from inferplane.testing.conformance.state import KitState, Started
 from inferplane.testing.conformance.subject import Subject
 
-__all__ = ["ServiceConformance"]
+__all__ = ["Load", "ServiceConformance", "replace_id"]
 
 PATIENCE_S = 600.0
 """Nothing is timed; this only ends a test that would wait for ever."""

@@ -11,6 +11,17 @@ from inferplane.testing.conformance.sampling import SamplingConformance
 from inferplane.testing.conformance.service import ServiceConformance
 from inferplane.testing.conformance.shapes import ShapesConformance
 
+__all__ = [
+    "TestExecutorKV",
+    "TestFacts",
+    "TestHygiene",
+    "TestModels",
+    "TestRegistrations",
+    "TestSampling",
+    "TestService",
+    "TestShapes",
+]
+
 if find_spec("torch") is not None:  # parts of a torch device; a narrow plugin has none of them
     from inferplane.testing.conformance.wide import (  # noqa: F401
         TestAllocator,

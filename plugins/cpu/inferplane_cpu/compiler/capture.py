@@ -186,7 +186,7 @@ def _defer(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
         raise NotLoweredError(f"{name} writes in place")
     try:
         result = func(*_metas(args), **{key: _metas(value) for key, value in kwargs.items()})
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         raise NotLoweredError(f"{name}: {error}") from error
     recording = symbols[0].recording
     if isinstance(result, Tensor):
