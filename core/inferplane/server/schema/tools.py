@@ -35,52 +35,14 @@ class ToolUse:
 
 def tool_fields(limits: Limits) -> list[Field]:
     """tools, tool_choice, parallel_tool_calls, and the names they had before."""
-    function = Structure(
-        [
-            Field("name", Text(1, 64, _NAME), "The function's name.", required=True),
-            Field("description", Text(), "What it does."),
-            Field("parameters", Json(dict, depth=32), "JSON schema of its arguments."),
-            Field("strict", Flag(), "Arguments must match the schema.", default=False),
-        ]
-    )
-    tool = Tagged(
-        "type",
-        {
-            "function": Structure(
-                [
-                    Field("type", OneOf(("function",)), "The kind of tool.", required=True),
-                    Field("function", function, "The function.", required=True),
-                ]
-            )
-        },
-        {"custom": "offer a function with one string argument"},
-    )
-    named = Structure([Field("name", Text(1, 64), "Which one.", required=True)])
-    choice = Tagged(
-        "type",
-        {
-            "function": Structure(
-                [
-                    Field("type", Text(), "Which choice.", required=True),
-                    Field("function", named, "The function to call.", required=True),
-                ]
-            ),
-            "allowed_tools": Structure(
-                [
-                    Field("type", Text(), "Which choice.", required=True),
-                    Field("allowed_tools", _allowed(limits), "Which may be called.", required=True),
-                ]
-            ),
-        },
-        {"custom": "name a function"},
-    )
+    function, named = _function(), _named()
     modes = OneOf(("none", "auto", "required"))
     older = "the older name of tools and tool_choice"
     return [
-        Field("tools", ListOf(tool, 1, limits.tools), "Functions the model may call."),
+        Field("tools", ListOf(_tool(function), 1, limits.tools), "Functions the model may call."),
         Field(
             "tool_choice",
-            AnyOf((modes, choice), "none, auto, required or an object"),
+            AnyOf((modes, _choice(limits, named)), "none, auto, required or an object"),
             "Whether and which tool is called.",
         ),
         Field("parallel_tool_calls", Flag(), "Several calls in one answer.", default=True),
@@ -99,6 +61,50 @@ def tool_fields(limits: Limits) -> list[Field]:
             notice="deprecated_field",
         ),
     ]
+
+
+def _function() -> Structure:
+    return Structure(
+        [
+            Field("name", Text(1, 64, _NAME), "The function's name.", required=True),
+            Field("description", Text(), "What it does."),
+            Field("parameters", Json(dict, depth=32), "JSON schema of its arguments."),
+            Field("strict", Flag(), "Arguments must match the schema.", default=False),
+        ]
+    )
+
+
+def _tool(function: Structure) -> Tagged:
+    shape = Structure(
+        [
+            Field("type", OneOf(("function",)), "The kind of tool.", required=True),
+            Field("function", function, "The function.", required=True),
+        ]
+    )
+    refused = {"custom": "offer a function with one string argument"}
+    return Tagged("type", {"function": shape}, refused)
+
+
+def _named() -> Structure:
+    return Structure([Field("name", Text(1, 64), "Which one.", required=True)])
+
+
+def _choice(limits: Limits, named: Structure) -> Tagged:
+    one = Structure(
+        [
+            Field("type", Text(), "Which choice.", required=True),
+            Field("function", named, "The function to call.", required=True),
+        ]
+    )
+    several = Structure(
+        [
+            Field("type", Text(), "Which choice.", required=True),
+            Field("allowed_tools", _allowed(limits), "Which may be called.", required=True),
+        ]
+    )
+    return Tagged(
+        "type", {"function": one, "allowed_tools": several}, {"custom": "name a function"}
+    )
 
 
 def _allowed(limits: Limits) -> Structure:
