@@ -36,9 +36,10 @@ class System:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "0"}
         if self.kind != "vllm":
             return environment
-        libraries = [str(path) for path in self._preloaded()]
-        if len(libraries) < 2:
-            print(f"{self.name}: tcmalloc or libiomp5 not found, so it runs slower than it could")
+        found = self._preloaded()
+        for missing in [pattern for pattern, path in found.items() if path is None]:
+            print(f"{self.name}: no {missing} found to preload, so it runs slower than it could")
+        libraries = [str(path) for path in found.values() if path is not None]
         return {
             **environment,
             "LD_PRELOAD": ":".join(libraries),
@@ -47,12 +48,12 @@ class System:
             "VLLM_CPU_KVCACHE_SPACE": "2",
         }
 
-    def _preloaded(self) -> Iterator[Path]:
+    def _preloaded(self) -> dict[str, Path | None]:
         roots = (Path(self.python).parent.parent, Path("/usr/lib"))
-        for pattern in ("libtcmalloc_minimal.so*", "libiomp5.so"):
-            found = (path for root in roots for path in sorted(root.rglob(pattern)))
-            if (first := next(found, None)) is not None:
-                yield first
+        return {
+            pattern: next((path for root in roots for path in sorted(root.rglob(pattern))), None)
+            for pattern in ("libtcmalloc_minimal.so*", "libiomp5.so")
+        }
 
     def server_command(self, model: str, port: int, max_model_len: int) -> list[str]:
         """Its own server on that port."""
