@@ -29,6 +29,9 @@ class Device:
 
     torch_device: str = "cuda"
 
+    def prompt_attention(self, head_dim: int, dtype: str) -> None:
+        """Our own kernels alone."""
+
 
 @dataclass
 class Case:

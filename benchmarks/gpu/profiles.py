@@ -19,29 +19,53 @@ __all__ = ["profile_steps"]
 def profile_steps(session: Session, vocab: int, folder: str) -> dict[str, Any]:
     """Batch 1, batch 256 at about 1,000 tokens, and one long prompt."""
     many = [[(31 * i + 7 * j) % (vocab - 10) + 5 for j in range(960)] for i in range(256)]
+    fresh = [[(17 * i + 11 * j) % (vocab - 10) + 5 for j in range(1024)] for i in range(8)]
+    long = [(29 * j) % (vocab - 10) + 5 for j in range(8192)]
     cases = {
-        "batch 1": ([many[0][:512]], [48]),
-        "batch 256": (many, [24] * 256),
-        "prompt 8192": ([(many[1] * 9)[:8192]], [1]),
+        "batch 1": ([many[0][:512]], [48], 8, 32),
+        "batch 256, decodes": (many, [64] * 256, 48, 10),
+        "prompts 8 x 1024": (fresh, [1] * 8, 0, 1),
+        "prompt 8192": ([long], [1], 0, 1),
     }
     found = {}
-    for name, (prompts, outputs) in cases.items():
-        found[name] = device_profile(session, prompts, outputs, name, folder)
+    for name, case in cases.items():
+        found[name] = device_profile(session, case, name, folder)
     found["host, batch 1"] = host_profile(session, [many[2][:512]], [256])
     found["host, batch 256"] = host_profile(session, [p[:64] for p in many], [64] * 256)
     return found
 
 
-def device_profile(
-    session: Session, prompts: list[list[int]], outputs: list[int], name: str, folder: str
-) -> dict[str, Any]:
+Case = tuple[list[list[int]], list[int], int, int]
+"""Prompts, outputs, steps to pass before the profile begins, steps it lasts."""
+
+
+def device_profile(session: Session, case: Case, name: str, folder: str) -> dict[str, Any]:
     """Device time by kernel; "busy" is its share of the wall time."""
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        began = time.perf_counter()
-        session.generate(prompts, outputs)
+    prompts, outputs, skipped, lasting = case
+    seen = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+    clock = {"step": 0, "began": 0.0, "wall": 0.0}
+
+    def each_step() -> None:
+        clock["step"] += 1
+        if clock["step"] == skipped:
+            begin()
+        elif clock["step"] == skipped + lasting:
+            end()
+
+    def begin() -> None:
         torch.cuda.synchronize()
-        wall = time.perf_counter() - began
+        seen.start()
+        clock["began"] = time.perf_counter()
+
+    def end() -> None:
+        torch.cuda.synchronize()
+        clock["wall"] = time.perf_counter() - clock["began"]
+        seen.stop()
+
+    if not skipped:
+        begin()
+    session.generate(prompts, outputs, each_step)
+    wall = clock["wall"]
     totals: dict[str, list[float]] = {}
     for event in seen.events():
         if event.device_type.name == "CUDA":

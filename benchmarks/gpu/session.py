@@ -22,7 +22,7 @@ from inferplane.sampling_params import SamplingParams
 
 __all__ = ["Session", "model_folder"]
 
-_ARRIVAL_S = 0.005
+_ARRIVING_TOKENS = 65536
 
 
 def model_folder(root: Path, name: str, config: dict[str, object]) -> Path:
@@ -100,11 +100,12 @@ class Session:
     def take_in(
         self, arriving: deque[tuple[list[int], int]], produced: dict[str, list[int]]
     ) -> None:
-        """Admit for a few milliseconds, as an engine's loop takes in what waits at its socket:
-        the device works meanwhile."""
-        until = time.perf_counter() + _ARRIVAL_S
-        while arriving and time.perf_counter() < until:
+        """Admit several steps' worth, as an engine's loop takes in what waits at its socket; the
+        device works while the rest arrives."""
+        tokens = 0
+        while arriving and tokens < _ARRIVING_TOKENS:
             prompt, most = arriving.popleft()
+            tokens += len(prompt)
             self.requests += 1
             name = str(self.requests)
             produced[name] = []

@@ -24,7 +24,7 @@ from inferplane.interfaces.capabilities import (
     Topology,
 )
 from inferplane.interfaces.communicator import Communicator
-from inferplane.interfaces.device import DeviceRuntime
+from inferplane.interfaces.device import DeviceRuntime, PromptAttention
 from inferplane.interfaces.executor import (
     Choice,
     Executor,
@@ -86,6 +86,7 @@ __all__ = [
     "Platform",
     "Probe",
     "Progress",
+    "PromptAttention",
     "QuantFormat",
     "QuantKernel",
     "QuantScheme",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from inferplane.interfaces.batch import Array, Pending
 from inferplane.interfaces.capabilities import MemoryReport
@@ -14,7 +14,11 @@ from inferplane.interfaces.shapes import Bucket
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DeviceRuntime"]
+__all__ = ["DeviceRuntime", "PromptAttention"]
+
+PromptAttention: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]"
+"""(q[T,N,H], k[T,K,H], v[T,K,H], starts i32[S+1], longest, scale) -> [T,N,H]: each prompt attends
+causally to itself; `starts` are its token rows."""
 
 
 class DeviceRuntime(ABC):
@@ -42,6 +46,11 @@ class DeviceRuntime(ABC):
     @abstractmethod
     def guard(self) -> AbstractContextManager[None]:
         """Entered around all device work: no gradients (inference_mode where it exists)."""
+
+    def prompt_attention(self, head_dim: int, dtype: str) -> PromptAttention | None:
+        """(optional) The vendor's attention over whole prompts, for backends that leave these to
+        it; None = there is none for such heads."""
+        return None
 
     def close(self) -> None:
         """(optional) Give the device back."""

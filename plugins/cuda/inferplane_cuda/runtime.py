@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import DeviceError
-from inferplane.interfaces import Array, Bucket, DeviceRuntime, MemoryReport, WorkerContext
+from inferplane.interfaces import (
+    Array,
+    Bucket,
+    DeviceRuntime,
+    MemoryReport,
+    PromptAttention,
+    WorkerContext,
+)
+from inferplane_cuda.attention.prompts import find_prompt_attention
 from inferplane_cuda.upload import InputLayout
 
 __all__ = ["CudaRuntime"]
@@ -87,6 +95,11 @@ class CudaRuntime(DeviceRuntime):
     def guard(self) -> AbstractContextManager[None]:
         """Inference mode."""
         return torch.inference_mode()
+
+    def prompt_attention(self, head_dim: int, dtype: str) -> PromptAttention | None:
+        """FlashAttention 3 where it is installed and the device is Hopper."""
+        capability = torch.cuda.get_device_capability(self._device)
+        return find_prompt_attention(capability, head_dim, dtype)
 
     def close(self) -> None:
         """Forget the buffers and give cached memory back."""

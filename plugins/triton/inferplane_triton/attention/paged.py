@@ -33,6 +33,8 @@ from inferplane_triton.tuning import decode_tuning, prefill_tuning, target
 __all__ = ["PagedAttention", "StepPlan"]
 
 _LOG2_E = 1.4426950408889634
+_FEW_TOKENS = 128
+"""Below so many new tokens a call of the vendor's kernel costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class StepPlan:
     """Some token rows may belong to no sequence."""
     whole: tuple[tuple[int, int], ...] = ()
     """Token rows of long prompts without context."""
+    prompts: tuple[int, int, int] = (0, 0, 0)
+    """(first token row, last + 1, longest) of neighbouring prompts left to the vendor's kernel."""
     only_whole: bool = False
     """They are all there is, equally long, and no length is rounded up."""
 
@@ -75,6 +79,9 @@ class PagedAttention(AttentionBackend):
         self._upcast = found.backend == "interpreter" and spec.dtype == "bfloat16"
         ruled = spec.window is not None or spec.softcap is not None or spec.sinks
         self._plain = not ruled and spec.head_dim == spec.head_dim_v
+        self._prompts = None
+        if self._plain:
+            self._prompts = device.prompt_attention(spec.head_dim, spec.dtype)
         self._scratch = _Scratch(spec, torch.device(device.torch_device))
 
     @classmethod
@@ -121,8 +128,11 @@ class PagedAttention(AttentionBackend):
             arrays["items"], num_items = items, len(items)
         first_row = int(batch.query_start[num_decodes])
         whole: tuple[tuple[int, int], ...] = ()
+        prompts = (0, 0, 0)
         if num_decodes < num_seqs:
-            if bucket is None and self._plain:
+            if bucket is None and self._prompts is not None:
+                whole, prompts = self._left_to_vendor(batch, num_decodes, arrays)
+            elif bucket is None and self._plain:
                 whole = work.whole_prompts(
                     batch.query_start, batch.seq_lens, num_decodes, self._prefill.whole_from
                 )
@@ -136,13 +146,26 @@ class PagedAttention(AttentionBackend):
             arrays["slots"] = batch.slots[self._spec.group][first_row:]
         idle = bucket is not None and num_tiles > 0
         lengths_whole = {end - begin for begin, end in whole}
-        only = (
+        only = not prompts[1] and (
             len(whole) == num_seqs
             and len(lengths_whole) == 1
             and next(iter(lengths_whole)) % ROUND == 0
         )
-        plan = StepPlan(num_decodes, num_items, num_tiles, first_row, idle, whole, only)
+        plan = StepPlan(num_decodes, num_items, num_tiles, first_row, idle, whole, prompts, only)
         return AttentionMeta(plan, arrays)
+
+    def _left_to_vendor(
+        self, batch: StepBatch, first_seq: int, arrays: dict[str, Array]
+    ) -> tuple[tuple[tuple[int, int], ...], tuple[int, int, int]]:
+        """Spans of the fresh prompts, and their run; adds where they start to `arrays`."""
+        start = batch.query_start
+        begin, end = work.fresh_run(start, batch.seq_lens, first_seq)
+        if start[end] - start[begin] < _FEW_TOKENS:
+            return (), (0, 0, 0)
+        starts = start[begin : end + 1]
+        arrays["starts"] = (starts - starts[0]).astype(np.int32)
+        spans = tuple((int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True))
+        return spans, (int(starts[0]), int(starts[-1]), int(np.diff(starts).max()))
 
     def forward(
         self,
@@ -239,6 +262,14 @@ class PagedAttention(AttentionBackend):
             k, v = kv.read(meta.arrays["slots"])
         else:
             k, v = k[first:], v[first:]
+        begin, end, longest = plan.prompts
+        if self._prompts is not None and end:
+            rows = slice(begin - first, end - first)
+            starts = meta.arrays["starts"]
+            out[begin:end] = self._prompts(
+                q[begin:end], k[rows], v[rows], starts, longest, self._spec.scale
+            )
+            return
         spans = [(begin - first, end - first) for begin, end in plan.whole]
         attend_whole(q[first:], k, v, spans, self._spec.scale, out[first:])
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from inferplane.interfaces import Array
 
-__all__ = ["decode_items", "prefill_tiles", "whole_prompts"]
+__all__ = ["decode_items", "fresh_run", "prefill_tiles", "whole_prompts"]
 
 
 def decode_items(
@@ -50,6 +50,15 @@ def whole_prompts(
     fresh = (lengths >= tokens) & (lengths == seq_lens[first_seq:])
     rows = np.flatnonzero(fresh) + first_seq
     return tuple((int(query_start[row]), int(query_start[row + 1])) for row in rows)
+
+
+def fresh_run(query_start: Array, seq_lens: Array, first_seq: int) -> tuple[int, int]:
+    """Sequences (begin, end) from `first_seq` on without cached tokens, when they are neighbours;
+    (0, 0) = there is no such run."""
+    fresh = np.flatnonzero(np.diff(query_start)[first_seq:] == seq_lens[first_seq:]) + first_seq
+    if not len(fresh) or fresh[-1] - fresh[0] + 1 != len(fresh):
+        return 0, 0
+    return int(fresh[0]), int(fresh[-1]) + 1
 
 
 def prefill_tiles(

@@ -16,6 +16,7 @@ from inferplane.interfaces import (
     AttentionSpec,
     Bucket,
     Capabilities,
+    PromptAttention,
     StepBatch,
 )
 from inferplane_triton.attention.paged import PagedAttention
@@ -29,6 +30,10 @@ class Device:
     """All a backend asks of its runtime."""
 
     torch_device: str
+    prompts: PromptAttention | None = None
+
+    def prompt_attention(self, head_dim: int, dtype: str) -> PromptAttention | None:
+        return self.prompts
 
 
 @dataclass
@@ -127,12 +132,13 @@ def check(
     contexts: Sequence[int],
     device: str,
     bucket: Bucket | None = None,
+    prompts: PromptAttention | None = None,
 ) -> None:
     assert PagedAttention.supports(spec, Capabilities()) == ()
     step = make_step(spec, queries, contexts, device)
     sinks = torch.randn(spec.num_heads, device=device) if spec.sinks else None
     wanted = expected(spec, step, sinks)
-    backend = PagedAttention(spec, Device(device))  # type: ignore[arg-type]
+    backend = PagedAttention(spec, Device(device, prompts))  # type: ignore[arg-type]
     meta = backend.build(step.batch, bucket)
     arrays = {name: torch.from_numpy(array).to(device) for name, array in meta.arrays.items()}
     extra = (bucket.num_tokens if bucket else len(step.q)) - len(step.q)
@@ -184,6 +190,29 @@ def test_a_layer_without_keys_of_its_own_reads_what_another_wrote(device: str) -
     first = backend.forward(step.q, step.k, step.v, step.kv, meta)
     second = backend.forward(step.q, None, None, step.kv, meta)
     torch.testing.assert_close(second, first, atol=1e-5, rtol=1e-4)
+
+
+def vendors(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float) -> Tensor:
+    """What a vendor's kernel over whole prompts computes."""
+    assert longest == starts.diff().max()
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    out = []
+    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        parts = (x[begin:end].transpose(0, 1)[None] for x in (q, k, v))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        out.append(attend(*parts, is_causal=True, scale=scale)[0].transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize(
+    ("queries", "contexts"),
+    [([1, 20, 70, 90], [9, 33, 0, 0]), ([200], [0]), ([70, 90, 5], [0, 0, 9]), ([3, 9], [0, 0])],
+)
+def test_fresh_prompts_go_to_the_vendors_kernel_beside_other_work(
+    queries: list[int], contexts: list[int], device: str
+) -> None:
+    check(spec_of((4, 2), 32), queries, contexts, device, prompts=vendors)
 
 
 @pytest.mark.parametrize("queries", [[1024, 1024], [1024], [1, 1024, 40]])

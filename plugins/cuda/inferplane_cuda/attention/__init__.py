@@ -1,0 +1,1 @@
+"""Attention through vendors' and others' packages, where they are installed."""

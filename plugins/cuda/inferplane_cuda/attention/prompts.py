@@ -1,0 +1,44 @@
+"""FlashAttention 3 over whole prompts, from whichever package offers its forward kernel.
+
+Shah et al. 2024, arXiv 2407.08608. It needs Hopper's instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from inferplane.interfaces import PromptAttention
+
+__all__ = ["find_prompt_attention"]
+
+_MODULES = ("flash_attn_interface", "fa3_fwd_interface")
+"""The project's own name, and a wheel of the forward kernels alone."""
+_HEAD_DIMS = (64, 96, 128, 192, 256)
+
+
+def find_prompt_attention(
+    capability: tuple[int, int], head_dim: int, dtype: str
+) -> PromptAttention | None:
+    """None where the device, the heads or the dtype do not suit, or no package is installed."""
+    if capability[0] != 9 or head_dim not in _HEAD_DIMS or dtype != "bfloat16":
+        return None
+    for name in _MODULES:
+        if find_spec(name) is not None:
+            return _wrap(import_module(name).flash_attn_varlen_func)
+    return None
+
+
+def _wrap(varlen: Callable[..., Any]) -> PromptAttention:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float
+    ) -> Tensor:
+        found = varlen(q, k, v, starts, starts, longest, longest, softmax_scale=scale, causal=True)
+        out: Tensor = found[0] if isinstance(found, tuple) else found
+        return out
+
+    return attend
