@@ -11,12 +11,15 @@ from pathlib import Path
 
 from inferplane import __version__
 from inferplane.interfaces import INTERFACE_VERSION
+from inferplane.testing.conformance.features import features_of
 from inferplane.testing.conformance.subject import Subject
 
-__all__ = ["LEVELS", "Outcome", "Report"]
+__all__ = ["EVIDENCE", "LEVELS", "Outcome", "Report"]
 
 LEVELS = ("hygiene", "facts", "ops", "attention", "shapes", "sampling", "models", "service")
 """What L0 to L7 are called."""
+EVIDENCE = ("ran on hardware", "ran on the vendor's CPU mode", "compiled only", "declared")
+"""What a report may rest on, strongest first."""
 SCHEMA = 1
 
 
@@ -39,6 +42,7 @@ class Report:
 
     subject: Subject
     outcomes: list[Outcome] = field(default_factory=list)
+    evidence: str = EVIDENCE[0]
 
     def counts(self, level: int) -> Counter[str]:
         """Outcome -> how many tests of that level."""
@@ -80,6 +84,8 @@ class Report:
             "probe": asdict(probe),
             "capabilities": asdict(subject.caps),
             "kind": "narrow" if subject.narrow else "wide",
+            "features": features_of(subject),
+            "evidence": self.evidence if (self.highest_level() or 0) >= 3 else "declared",
             "quick": subject.quick,
             "date": datetime.now(UTC).date().isoformat(),
             "machine": {"system": platform.system(), "processor": platform.machine()},
@@ -103,4 +109,7 @@ class Report:
             counts = self.counts(level)
             told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
             out.append(f"  L{level} {name:<10} {told or 'not run'}")
+        extra = features_of(self.subject)["extra_names"]
+        if extra:
+            out.append(f"  public names the interface does not know: {extra}")
         return [*out, f"highest full level: {self.badge()}"]
