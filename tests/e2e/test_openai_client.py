@@ -76,14 +76,8 @@ def test_the_second_of_two_equal_requests_finds_its_prefix_cached(client) -> Non
 def test_completions_and_models_work_through_the_client(client) -> None:
     assert [model.id for model in client.models.list().data] == [DEFAULT_MODEL]
     assert client.models.retrieve(DEFAULT_MODEL).id == DEFAULT_MODEL
-    made = client.completions.create(
-        model=DEFAULT_MODEL,
-        prompt="Once upon a",
-        max_tokens=4,
-        temperature=0,
-        logprobs=2,
-        echo=True,
-    )
+    asked = {"model": DEFAULT_MODEL, "prompt": "Once upon a", "max_tokens": 4, "temperature": 0}
+    made = client.completions.create(**asked, logprobs=2, echo=True)
     assert made.choices[0].text.startswith("Once upon a")
     assert len(made.choices[0].logprobs.tokens) == made.usage.total_tokens
     streamed = client.completions.create(**asked, stream=True)
