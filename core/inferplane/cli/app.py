@@ -35,24 +35,28 @@ def build_app() -> App:
         "chat": "Talk to a model in the terminal.",
         "generate": "Continue one text and print it.",
         "doctor": "Check this machine and print a fix for each fault.",
+        "matrix": "Show which device does what, and what that is known from.",
     }
     for verb, help_text in verbs.items():
         app.command(f"inferplane.cli.{verb}:{verb}", name=verb, help=help_text)
     groups = {
-        "plugins": ("Hardware plugins.", {"list": "All of them.", "info": "One of them."}),
+        "plugins": (
+            "Hardware plugins.",
+            {"list": "All of them.", "info": "One of them.", "new": "Write one from a template."},
+        ),
         "bench": (
             "Measure speed; results as JSON.",
             {"offline": "Throughput without HTTP.", "serve": "Latency and goodput of a server."},
         ),
         "config": ("Settings.", {"show": "Value and origin of each setting."}),
     }
+    homes = {("bench", ""): "bench.verbs", ("plugins", "new"): "plugin_new"}
     for group, (help_text, members) in groups.items():
         child = App(name=group, help=help_text)
         app.command(child)
         for member, member_help in members.items():
-            module = (
-                f"inferplane.cli.{group}.verbs" if group == "bench" else f"inferplane.cli.{group}"
-            )
+            module = homes.get((group, member)) or homes.get((group, "")) or group
+            module = f"inferplane.cli.{module}"
             child.command(f"{module}:{member}_", name=member, help=member_help)
     return app
 

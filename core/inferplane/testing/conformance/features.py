@@ -85,7 +85,8 @@ def _attention(subject: Subject) -> dict[str, str]:
         asked = replace(spec, dtype=dtype, kv_dtype=dtype, block_size=caps.block_multiple)
 
         def ask(backend: type[Any], spec: AttentionSpec = asked) -> Reasons:
-            return backend.supports(spec, caps)
+            reasons: Reasons = backend.supports(spec, caps)
+            return reasons
 
         found[name] = _first(subject, "attention", ask, otherwise="reference")
     return found
@@ -97,7 +98,8 @@ def _quantization(subject: Subject) -> dict[str, str]:
     for name, scheme in QUANTIZATION.items():
 
         def ask(kernel: type[Any], scheme: QuantScheme = scheme) -> Reasons:
-            return kernel.supports(scheme, site, caps)
+            reasons: Reasons = kernel.supports(scheme, site, caps)
+            return reasons
 
         found[name] = _first(subject, "quantization_kernels", ask, otherwise="dequantized")
     return found
