@@ -96,7 +96,8 @@ class Admission:
             return SkipReason.BUDGET
         if any(s.overtaken >= max(1, state.settings.max_overtakes) for s, _ in self._passed):
             return SkipReason.OVERTAKEN
-        hit = self._lookup(sequence)
+        reserve = self._reserve(sequence)
+        hit = self._lookup(sequence, reserve)
         start = hit.tokens
         remaining = len(sequence.token_ids) - start
         is_decode = remaining == 1 and start > 0 and state.limits.mix
@@ -109,26 +110,33 @@ class Admission:
             if isinstance(chunk, SkipReason):
                 return chunk
             size = chunk
-        if not self._take_blocks(sequence, size, hit):
+        if not self._take_blocks(sequence, size, hit, reserve):
             return SkipReason.NO_BLOCKS
         self._enter(sequence, start)
         self._place(sequence, start, size, size == remaining, is_decode)
         return None
 
-    def _lookup(self, sequence: Sequence) -> Hit:
-        """Cached prefix; none for results that need every position computed."""
+    def _reserve(self, sequence: Sequence) -> int:
+        """Blocks to promise to a sequence that cannot give way; 0 = it can."""
+        if self.state.limits.recompute and not sequence.unresumable:
+            return 0
+        return self.state.blocks.worst_case(most_positions(sequence))
+
+    def _lookup(self, sequence: Sequence, reserve: int) -> Hit:
+        """Cached prefix; none for results that need every position computed.
+
+        None either for a promise in a window group: a block shared there does not come back when
+        the window moves on, so the promise could not be kept.
+        """
         request = sequence.request
         scored = request.sampling.prompt_logprobs is not None and not sequence.num_output_tokens
-        if request.pooling or scored:
+        if request.pooling or scored or (reserve and self.state.blocks.has_windows):
             return Hit(tuple([] for _ in self.state.blocks.groups), 0)
         return self.state.blocks.lookup(sequence)
 
-    def _take_blocks(self, sequence: Sequence, size: int, hit: Hit) -> bool:
+    def _take_blocks(self, sequence: Sequence, size: int, hit: Hit, reserve: int) -> bool:
         state = self.state
-        whole = state.settings.reserve_whole_prompt
-        reserve = 0
-        if sequence.unresumable or not state.limits.recompute:
-            reserve = state.blocks.worst_case(most_positions(sequence))
+        whole = state.settings.reserve_whole_prompt or sequence.num_preemptions > 0
         if state.watermark and state.running:
             lacking = state.blocks.shortage(sequence, size, hit, whole, reserve)
             if lacking + state.watermark > 0:

@@ -80,6 +80,11 @@ class BlockManager:
         return 1.0 - self.num_free / self.usable
 
     @property
+    def has_windows(self) -> bool:
+        """Whether blocks leave tables while a sequence runs."""
+        return bool(self._windows)
+
+    @property
     def num_promised(self) -> int:
         """Free blocks that running sequences were promised."""
         return self._promised

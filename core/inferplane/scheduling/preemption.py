@@ -36,6 +36,7 @@ def preempt(state: SchedulerState, plan: StepPlan, budget: StepBudget, victim: S
         victim.computed = entry.start
         if entry.samples:
             victim.placeholders -= 1
+    state.counters.recomputed_tokens += victim.computed
     state.requeue(victim)
     victim.num_preemptions += 1
     state.counters.preemptions += 1

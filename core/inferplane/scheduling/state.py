@@ -92,7 +92,7 @@ class SchedulerCounters:
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     preemptions: int = 0
     recomputed_tokens: int = 0
-    """Positions thrown away by preemption and rollback."""
+    """Positions thrown away by preemption."""
     rollbacks: int = 0
     """Sequences computed again because a block they had adopted went bad."""
     admissions: int = 0
@@ -178,7 +178,6 @@ class SchedulerState:
 
     def requeue(self, sequence: Sequence) -> None:
         """Put a sequence that was running back into the queue."""
-        self.counters.recomputed_tokens += sequence.computed
         self.leave_running(sequence, SequenceState.PREEMPTED)
         self._additions += 1
         sequence.queue_key = (0, *self.policy.queue_key(sequence, self._additions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import inf, log
 from random import Random
 
@@ -30,6 +31,8 @@ class Driver:
         self.world = world
         self._turn = 0
         self._arrivals = 0
+        self._echoes: list[tuple[int, act.Add]] = []
+        """Requests for the same as another one, a little later."""
         faults = knobs.faults
         self._makers: list[tuple[float, Callable[[], act.Action | None]]] = [
             (faults.abort, lambda: act.Finish(self._numbers())),
@@ -117,8 +120,16 @@ class Driver:
         if not self.world.scheduler.sequences:
             left = max(left, 1.0)
         while left > 0 and rng.random() < left:
-            yield self._request()
-            left -= 1
+            request = self._request()
+            yield request
+            copies = rng.randint(1, self.knobs.copies) if rng.random() < 0.6 else 1
+            for copy in range(1, copies):
+                echo = replace(request, name=f"{request.name}.{copy}")
+                self._echoes.append((self._turn + rng.choice((0, 0, 1, 2, 4)), echo))
+            left -= copies
+        if self._echoes:
+            yield from (echo for turn, echo in self._echoes if turn <= self._turn)
+            self._echoes = [echo for echo in self._echoes if echo[0] > self._turn]
 
     def _request(self) -> act.Add:
         rng, knobs = self.rng, self.knobs
@@ -129,12 +140,14 @@ class Driver:
             length = 4 * knobs.num_blocks * knobs.block_size
         elif odd < 0.95:
             length = min(length, knobs.config.max_model_len - 1)
-        shared = rng.randrange(length + 1) if knobs.documents and rng.random() < 0.6 else 0
+        shared = 0
+        if knobs.documents and rng.random() < 0.7:
+            shared = min(400, rng.randrange(length + 1) if rng.random() < 0.3 else length)
         return act.Add(
             name=f"r{self._arrivals}",
             document=rng.randrange(8),
-            shared=min(shared, 400),
-            own=max(length - shared, 0 if shared else 1),
+            shared=shared,
+            own=length - shared,
             seed=rng.randrange(1 << 30) if rng.random() < 0.8 else rng.randrange(4),
             max_tokens=1 + int(rng.expovariate(1 / knobs.mean_output)),
             priority=rng.randrange(3),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from inferplane.scheduling.block_table import blocks_for
-from inferplane.scheduling.plan import StepPlan
+from inferplane.scheduling.plan import ScheduledSequence, StepPlan
 from inferplane.scheduling.scheduler import Scheduler
 from inferplane.scheduling.sequence import Sequence, SequenceState
 from inferplane.testing.simulation.oracle import Life
@@ -157,13 +157,10 @@ def check_plan(scheduler: Scheduler, plan: StepPlan, oldest: str | None) -> None
         tokens += entry.num_tokens
         decodes += entry.is_decode
         names.add(entry.sequence.request.request_id)
-        if entry.num_tokens < 1:
-            raise Violation(8, "a request with no token")
         if entry.is_decode and not before:
             raise Violation(8, "decodes do not stand first")
         before = entry.is_decode
-        if len(entry.drafts) > limits.num_drafts:
-            raise Violation(23, f"{len(entry.drafts)} drafts")
+        _check_entry(scheduler, entry)
     prefills = len(entries) - decodes
     if tokens > limits.max_tokens or prefills > limits.max_prefills:
         raise Violation(8, f"{tokens} tokens and {prefills} prefills in a step")
@@ -174,6 +171,25 @@ def check_plan(scheduler: Scheduler, plan: StepPlan, oldest: str | None) -> None
     if oldest in plan.preempted:
         raise Violation(18, f"{oldest} was the oldest and gave way")
     _check_writes(scheduler, plan)
+
+
+def _check_entry(scheduler: Scheduler, entry: ScheduledSequence) -> None:
+    limits, sequence = scheduler.limits, entry.sequence
+    name, end = sequence.request.request_id, entry.start + entry.num_tokens
+    if entry.num_tokens < 1:
+        raise Violation(8, f"{name} has no token in the plan")
+    if len(entry.drafts) > limits.num_drafts:
+        raise Violation(23, f"{len(entry.drafts)} drafts for {name}")
+    if end >= sequence.max_len and not sequence.request.pooling:
+        raise Violation(7, f"{name} computes position {end - 1} and needs {sequence.max_len - 1}")
+    partial = end < len(sequence.token_ids)
+    if partial and entry.num_tokens % limits.chunk_multiple:
+        raise Violation(8, f"{name}: a chunk of {entry.num_tokens} tokens")
+    if partial and not limits.chunked:
+        raise Violation(8, f"{name}: a chunk on a device without chunks")
+    known = len(sequence.token_ids)
+    if sequence.host_bound and end - len(entry.drafts) > known:
+        raise Violation(24, f"{name} goes on before the host has seen its last token")
 
 
 def _check_writes(scheduler: Scheduler, plan: StepPlan) -> None:

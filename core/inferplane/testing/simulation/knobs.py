@@ -66,6 +66,8 @@ class Knobs:
     tenants: int = 1
     documents: int = 3
     """Shared beginnings of prompts; 0 = none."""
+    copies: int = 1
+    """Most requests that arrive together with one prompt."""
     vocabulary: int = 20
     """Small ones repeat themselves, which n-gram drafts like."""
     acceptance: float = 0.5
@@ -86,38 +88,48 @@ def _log_uniform(rng: Random, low: int, high: int) -> int:
 
 
 def draw_knobs(seed: int) -> Knobs:
-    """The world of a seed."""
+    """The world of a seed; in a stampede many ask for the same thing at once."""
     rng = Random(seed)
-    block_size = _log_uniform(rng, 1, 64) if rng.random() < 0.7 else 16
-    num_blocks = _log_uniform(rng, 2, 256) if rng.random() < 0.95 else _log_uniform(rng, 256, 4096)
+    stampede = rng.random() < 0.25
+    block_size = _log_uniform(rng, 1, 16) if rng.random() < 0.8 else _log_uniform(rng, 16, 64)
+    if stampede:
+        block_size = rng.randint(1, 3)
+    num_blocks = _log_uniform(rng, 2, 128) if rng.random() < 0.95 else _log_uniform(rng, 128, 4096)
     capacity = (num_blocks - 1) * block_size
-    max_len = max(2, min(4096, capacity, _log_uniform(rng, 8, 1024)))
+    max_seqs = _log_uniform(rng, 1, 48)
+    pressure = rng.choice((0.5, 1.5, 4.0))
+    mean_total = max(3, min(300, int(pressure * capacity / max_seqs), capacity))
+    mean_prompt = max(1, int(mean_total * rng.choice((0.2, 0.4, 0.8))))
+    mean_output = max(1, mean_total - mean_prompt)
+    max_len = max(2, min(4096, capacity, int(mean_total * rng.choice((1.5, 4.0)))))
     chunked = rng.random() < 0.8
-    budget = _log_uniform(rng, 1, 512)
+    budget = _log_uniform(rng, 1, 256)
+    if stampede:
+        budget = max(2, mean_prompt // rng.randint(1, 4))
     multiple = rng.choice((1, 1, 1, block_size, 4))
     if chunked:
         budget = max(budget, multiple)
     else:
         budget, multiple = max(budget, max_len), 1
-    max_seqs = _log_uniform(rng, 1, 48)
-    config = EngineConfig(
-        model="", max_model_len=max_len, max_num_seqs=max_seqs, max_batched_tokens=budget
-    )
-    caching = rng.random() < 0.8
+    caching = stampede or rng.random() < 0.85
+    sharing = stampede or rng.random() < 0.6
     knobs = Knobs(
         num_blocks=num_blocks,
         block_size=block_size,
         windows=_draw_windows(rng),
-        config=config,
+        config=EngineConfig(
+            model="", max_model_len=max_len, max_num_seqs=max_seqs, max_batched_tokens=budget
+        ),
         settings=_draw_settings(rng, chunked, max_seqs),
         limits=_draw_limits(rng, chunked, multiple, caching),
         features=Features(pad_first_decode=rng.random() < 0.7, outside_readers=rng.random() < 0.15),
         weak_digest=rng.random() < 0.1,
-        arrival=rng.choice((0.05, 0.2, 0.5, 1.0, 2.0)),
-        mean_prompt=max(1, min(_log_uniform(rng, 2, 120), capacity // 2)),
-        mean_output=_log_uniform(rng, 1, 80),
-        tenants=rng.randint(1, 5),
-        documents=rng.choice((0, 1, 3, 6)),
+        arrival=min(2.0, rng.choice((0.3, 1.0, 3.0)) * max_seqs / mean_output),
+        mean_prompt=mean_prompt,
+        mean_output=mean_output,
+        tenants=1 if sharing else rng.randint(1, 5),
+        documents=rng.choice((1, 2)) if sharing else rng.choice((0, 3, 6)),
+        copies=4 if sharing else 1,
         vocabulary=rng.choice((4, 12, 60)),
         acceptance=rng.choice((0.0, 0.3, 0.7, 1.0)),
         device_drafts=rng.random() < 0.5,
@@ -130,12 +142,13 @@ def draw_knobs(seed: int) -> Knobs:
 def _finish(rng: Random, knobs: Knobs, caching: bool) -> Knobs:
     """Settings that depend on others."""
     single = len(knobs.windows) == 1 and knobs.windows[0] is None
-    unit = knobs.block_size // 4 if knobs.block_size % 4 == 0 and knobs.block_size > 4 else 0
+    parts = rng.choice((2, 4))
+    unit = 0 if knobs.block_size % parts else knobs.block_size // parts
     cache = CacheOptions(
         adopt_pending=rng.random() < 0.8,
         adopt_in_step=rng.random() < 0.3,
         event_limit=64 if rng.random() < 0.2 else 0,
-        match_unit=unit if caching and single and rng.random() < 0.3 else 0,
+        match_unit=unit if caching and single and rng.random() < 0.5 else 0,
         paranoid=knobs.weak_digest or rng.random() < 0.5,
     )
     if knobs.weak_digest:
@@ -187,7 +200,7 @@ def _draw_limits(rng: Random, chunked: bool, multiple: int, caching: bool) -> Sc
         chunk_multiple=multiple,
         max_drafts=rng.choice((8, 2)),
         async_steps=rng.choice((0, 1, 1, 2)),
-        preemption="none" if rng.random() < 0.15 else "recompute",
+        preemption="none" if rng.random() < 0.2 else "recompute",
         prefix_cache=caching,
         prefer_low_block_ids=rng.random() < 0.2,
     )
@@ -201,8 +214,8 @@ def _draw_faults(rng: Random) -> FaultRates:
         abort=rate(0.2),
         front_end_stop=rate(0.05),
         host_failure=rate(0.02),
-        failed_row=rate(0.05),
-        silent_nan=rate(0.02),
+        failed_row=rate(0.2),
+        silent_nan=rate(0.1),
         failed_allocation=rate(0.1),
         worker_death=rate(0.005),
         double_answer=rate(0.02),

@@ -97,5 +97,9 @@ def _drain(world: World, report: Report, driver: Driver) -> None:
     else:
         names = list(scheduler.sequences)[:5]
         raise Stuck(19, f"{names} and others are not done {bound} steps after peace")
+    counters = scheduler.counters
+    useful = counters.prompt_tokens + counters.generated_tokens
+    if counters.recomputed_tokens > 2 * useful:
+        raise Violation(18, f"{counters.recomputed_tokens} tokens computed again for {useful}")
     if scheduler.blocks.num_free != scheduler.blocks.usable:
         raise Violation(4, "all are done and blocks are still held")

@@ -53,6 +53,8 @@ class ShadowDevice:
     _not_finite: dict[int, str] = field(default_factory=dict)
     """Blocks with a slot that is not finite, and who wrote it."""
     _clock: int = 0
+    _sampled: set[str] = field(default_factory=set)
+    """Whom the last step sampled for."""
 
     def __post_init__(self) -> None:
         self.kv = [0] * (self.num_blocks * self.block_size)
@@ -68,6 +70,7 @@ class ShadowDevice:
             self._not_finite.pop(block, None)
         for source, target in plan.copied:
             self._copy(source, target)
+        self._check_sources(plan)
         poisoned = self._choose(plan, faults)
         failed: list[bool] = []
         if self.writes_first:
@@ -83,10 +86,20 @@ class ShadowDevice:
                 self._write(entry, poisoned[i] or failed[i])
         return self._answer(plan, [a or b for a, b in zip(poisoned, failed, strict=True)])
 
+    def _check_sources(self, plan: StepPlan) -> None:
+        """A token the host does not know must come from the step just before."""
+        for entry in plan.scheduled:
+            sequence = entry.sequence
+            real = entry.start + entry.num_tokens - len(entry.drafts)
+            if real > len(sequence.token_ids) and sequence.request_id not in self._sampled:
+                raise Violation(12, f"{sequence.request_id} is fed a token of no known row")
+        self._sampled = {e.sequence.request_id for e in plan.scheduled if e.samples}
+
     def _choose(self, plan: StepPlan, faults: Faults) -> list[bool]:
-        """Which rows come out wrong by themselves."""
+        """Which rows come out wrong by themselves: rather prefills, whose blocks others share."""
         poisoned = [False] * len(plan.scheduled)
         sampled = [i for i, entry in enumerate(plan.scheduled) if entry.samples]
+        sampled = [i for i in sampled if not plan.scheduled[i].is_decode] or sampled
         silent = [i for i, entry in enumerate(plan.scheduled) if not entry.samples]
         for numbers, rows in ((faults.failed_rows, sampled), (faults.silent_rows, silent)):
             for number in numbers:
@@ -121,7 +134,8 @@ class ShadowDevice:
         checked += [-1] * (len(table) - len(checked))
         first, last = low // size, -(-end // size)
         blocks = range(first, last)
-        if len(blocks) > 3 * _ROTATING:
+        tainted = self._not_finite and not self._not_finite.keys().isdisjoint(table)
+        if len(blocks) > 3 * _ROTATING and not tainted:
             turn = first + (entry.start * _ROTATING) % len(blocks)
             blocks = range(turn, min(last, turn + _ROTATING))
             self._compare(entry, life, table, last - 1, end)

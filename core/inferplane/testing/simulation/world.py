@@ -28,7 +28,7 @@ from inferplane.testing.simulation.invariants import (
     check_requests,
     check_waiting,
 )
-from inferplane.testing.simulation.knobs import Knobs
+from inferplane.testing.simulation.knobs import Knobs, SmallShapes
 from inferplane.testing.simulation.oracle import EOS, STOP_ID, Life, live_alone
 from inferplane.testing.simulation.shadow import Faults, ShadowDevice
 from inferplane.testing.simulation.violation import Violation
@@ -97,6 +97,8 @@ class World:
             features=knobs.features,
         )
         self.device = self._new_device()
+        self._late: list[tuple[StepPlan, StepResult]] = []
+        """Results of workers that were replaced."""
         self._handlers: dict[type, Callable[..., None]] = {
             act.Add: self._add,
             act.Step: self._step,
@@ -130,10 +132,15 @@ class World:
         oldest = min(scheduler.running, key=scheduler.policy.rank, default=None)
         self.blocks.countdown = action.failed_allocation
         self.blocks.refused = False
+        valid = {s.request_id: s.valid_from for s in scheduler.running}
         plan = scheduler.schedule(self.now)
         self.blocks.countdown = 0
         self._tell(plan.ended)
         check_plan(scheduler, plan, None if oldest is None else oldest.request_id)
+        self._check_shape(plan)
+        for name in plan.preempted:
+            kept = scheduler.sequences[name].valid_from == valid[name]
+            self._require(11, kept, f"{name} lost what is in flight")
         if plan:
             faults = Faults(action.failed_rows, action.silent_rows)
             self.in_flight.append((plan, self.device.run(plan, faults)))
@@ -147,9 +154,15 @@ class World:
     def _answer(self, action: act.Answer) -> None:
         if not self.in_flight:
             return
+        scheduler = self.scheduler
         plan, result = self.in_flight.popleft()
         self._last = (plan, result)
-        self._tell(self.scheduler.update(plan, result))
+        late, self._late = self._late, []
+        events = scheduler.update(plan, result)
+        for old in late:
+            self._require(25, scheduler.update(*old) == [], "an old epoch spoke")
+        self._check_rows(plan, events)
+        self._tell(events)
 
     def _answer_twice(self, action: act.AnswerTwice) -> None:
         if self._last is not None:
@@ -243,10 +256,11 @@ class World:
 
     def _replace_worker(self, action: act.ReplaceWorker) -> None:
         self.scheduler.worker_replaced()
-        late, self.in_flight = self.in_flight, deque()
+        self._late += self.in_flight
+        self.in_flight.clear()
         self.device = self._new_device()
-        for plan, result in late:
-            self._require(25, self.scheduler.update(plan, result) == [], "an old epoch spoke")
+        for life in self.lives.values():
+            life.checked = []
 
     # ── watching ──
 
@@ -264,6 +278,22 @@ class World:
             if event.finish is not None:
                 life.ended = True
                 self._check_end(event, life)
+
+    def _check_rows(self, plan: StepPlan, events: list[SequenceEvent]) -> None:
+        """An event names the row its tokens came from."""
+        sampled = [e.sequence.request_id for e in plan.scheduled if e.samples]
+        pooled = [e.sequence.request_id for e in plan.scheduled if e.sequence.request.pooling]
+        for event in events:
+            name = event.sequence.request_id
+            rows = pooled if event.sequence.request.pooling else sampled
+            self._require(11, rows[event.row] == name, name)
+
+    def _check_shape(self, plan: StepPlan) -> None:
+        shapes = self.knobs.shapes
+        if isinstance(shapes, SmallShapes) and plan:
+            longest = max(entry.num_tokens for entry in plan.scheduled)
+            fits = len(plan.scheduled) <= shapes.max_seqs and longest <= shapes.max_query
+            self._require(8, fits, "a shape that does not exist")
 
     def _check_end(self, event: SequenceEvent, life: Life) -> None:
         name = life.request.request_id
