@@ -26,7 +26,7 @@ _MAX_TOKENS = 128
 def generate(
     given: Given,
     prompt: Annotated[
-        str | None, Parameter(help="The text; '-' or none reads it from stdin.")
+        str | None, Parameter(help="The text; without it, standard input is read.")
     ] = None,
     *,
     sampling: Sampling | None = None,
@@ -37,7 +37,7 @@ def generate(
     otherwise.
     """
     resolved = resolve_given(given)
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    text = sys.stdin.read() if prompt is None else prompt
     if not text:
         raise ConfigError("the prompt is empty: give a text, or pipe one in")
     asked = sampling or Sampling()

@@ -8,14 +8,15 @@ import time
 from typing import TextIO
 
 from inferplane.engine.client import EngineClient
+from inferplane.engine.messages import EngineInfo
 
 __all__ = ["show_startup"]
 
 _LOOK_EVERY_S = 0.1
 
 
-async def show_startup(client: EngineClient, stream: TextIO) -> None:
-    """Return when the engine is ready. Raises the engine's own failure.
+async def show_startup(client: EngineClient, stream: TextIO) -> EngineInfo:
+    """What the engine is, once it is ready. Raises the engine's own failure.
 
     On a terminal one line that changes; elsewhere nothing until it is ready.
     """
@@ -30,12 +31,14 @@ async def show_startup(client: EngineClient, stream: TextIO) -> None:
                 await drawing
             stream.write("\r\x1b[K")
     took = time.monotonic() - began
+    plugin = f"{info.plugin} {info.plugin_version}".strip()
     print(
-        f"{info.device} ({info.plugin} {info.plugin_version}), {info.dtype}, context "
-        f"{info.max_model_len}, ready in {took:.1f} s",
+        f"{info.device} ({plugin}), {info.dtype}, context {info.max_model_len}, ready in "
+        f"{took:.1f} s",
         file=stream,
         flush=True,
     )
+    return info
 
 
 async def _draw(client: EngineClient, stream: TextIO) -> None:

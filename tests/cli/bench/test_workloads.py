@@ -59,3 +59,11 @@ def test_rates_change_arrivals_only() -> None:
         return [(p.ids, p.num_output) for p in workload.prompts]
 
     assert without_times(online(50, rate=1.0)) == without_times(online(50, rate=8.0))
+
+
+def test_ids_are_folded_into_a_smaller_vocabulary() -> None:
+    workload = mixed(8)
+    folded = workload.within(384)
+    assert max(i for p in folded.prompts for i in p.ids) < 384
+    assert min(i for p in folded.prompts for i in p.ids) >= 5
+    assert workload.within(50_000) == workload

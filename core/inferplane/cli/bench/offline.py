@@ -17,13 +17,17 @@ __all__ = ["run_offline"]
 async def run_offline(client: EngineClient, workload: Workload) -> float:
     """Seconds for the whole workload, at most `concurrency` requests at once.
 
-    Raises EngineError when a request fails or makes another number of tokens than asked.
+    Raises the first failure of a request; EngineError when one makes another number of tokens than
+    asked.
     """
     places = asyncio.Semaphore(workload.concurrency or len(workload.prompts))
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for prompt in workload.prompts:
-            group.create_task(_run_one(client, prompt, places))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for prompt in workload.prompts:
+                group.create_task(_run_one(client, prompt, places))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return time.perf_counter() - began
 
 

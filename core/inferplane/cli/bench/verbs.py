@@ -82,12 +82,12 @@ async def _offline(
     client = EngineClient.launch(launch_settings(settings, fetch_model(settings)))
     await client.start()
     try:
-        await show_startup(client, sys.stderr)
-        seconds = [await run_offline(client, workload) for _ in range(repeats + 1)][1:]
-        info = client.info
+        info = await show_startup(client, sys.stderr)
+        fitting = workload.within(info.embedding_rows)
+        seconds = [await run_offline(client, fitting) for _ in range(repeats + 1)][1:]
     finally:
         await client.close()
-    about = {"model": settings.model, "engine": _plain(info) if info else None}
+    about = {"model": settings.model, "engine": _plain(info)}
     return seconds, about
 
 

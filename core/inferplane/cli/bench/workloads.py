@@ -6,7 +6,7 @@ Knows nothing of who runs them. Lengths and orders follow docs/performance.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 __all__ = ["Prompt", "Workload", "fixed", "mixed", "online"]
@@ -32,6 +32,14 @@ class Workload:
     name: str
     prompts: tuple[Prompt, ...]
     concurrency: int = 0
+
+    def within(self, num_ids: int) -> Workload:
+        """The same work for a model that knows ids below `num_ids` only; larger ones are folded."""
+        prompts = tuple(
+            replace(prompt, ids=tuple(_folded(id, num_ids) for id in prompt.ids))
+            for prompt in self.prompts
+        )
+        return replace(self, prompts=prompts)
 
     @property
     def num_input(self) -> int:
@@ -78,6 +86,10 @@ def online(
         now += random.expovariate(rate) if rate else 0.0
     pace = f"{rate:g}/s" if rate else "all at once"
     return Workload(f"W5 online {num_requests} at {pace}", _paired(ids, outputs, arrivals))
+
+
+def _folded(id: int, num_ids: int) -> int:
+    return id if id < num_ids else _FIRST_ID + id % (num_ids - _FIRST_ID)
 
 
 def _ids(random: Random, length: int) -> tuple[int, ...]:
