@@ -23,7 +23,7 @@ from inferplane.interfaces import (
     StepBatch,
 )
 from inferplane.shapes import pad
-from inferplane_cpu.compiler.capture import Symbol
+from inferplane_cpu.compiler.capture import NotLoweredError, Symbol
 from inferplane_cpu.native.library import Op
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
 from inferplane_cpu.native.store import BLOCK_SIZES, LAYOUT, PanelKV
@@ -92,9 +92,11 @@ class NativeAttention(AttentionBackend):
         meta: AttentionMeta,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """Records itself during capture; otherwise runs a program of two instructions."""
-        assert isinstance(kv, PanelKV) and k is not None and v is not None
+        """Records itself during capture; otherwise runs a program of at most two instructions."""
+        assert isinstance(kv, PanelKV)
         if type(q) is Symbol:
+            if k is None or v is None:
+                raise NotLoweredError("attention over what another layer wrote")
             return self._record(q, k, v, kv, meta)
         return self._run(q, k, v, kv, meta)
 
@@ -116,9 +118,11 @@ class NativeAttention(AttentionBackend):
             softcap=spec.softcap,
         )
 
-    def _run(self, q: Tensor, k: Tensor, v: Tensor, kv: PanelKV, meta: AttentionMeta) -> Tensor:
+    def _run(
+        self, q: Tensor, k: Tensor | None, v: Tensor | None, kv: PanelKV, meta: AttentionMeta
+    ) -> Tensor:
         spec, arrays = self._spec, meta.arrays
-        row = torch.cat((q.flatten(1), k.flatten(1), v.flatten(1)), 1).float()
+        row = torch.cat([x.flatten(1) for x in (q, k, v) if x is not None], 1).float()
         tokens, width = row.shape
         builder = ProgramBuilder(self._machine, tokens, 1)
         source, target = builder.buffer(width), builder.buffer(spec.num_heads * spec.head_dim_v)
@@ -130,7 +134,8 @@ class NativeAttention(AttentionBackend):
             "dim": spec.head_dim,
             "dim_v": spec.head_dim_v,
         }
-        builder.emit(Op.ROTARY, rotary=0, **fields)
+        if k is not None:
+            builder.emit(Op.ROTARY, rotary=0, **fields)
         builder.emit(
             Op.ATTEND,
             dst=target,
