@@ -1,15 +1,17 @@
-"""NVIDIA's software as Python sees it. The only module that imports `pynvml` (nvidia-ml-py).
+"""NVIDIA's software as Python sees it, told without importing any of it.
 
-NVML reads the driver without creating a context on any device, so the planner may use it.
+The driver is asked by a short-lived process of its own, `_nvml`.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from inferplane.probing import Requirement, read_text
 
@@ -18,6 +20,14 @@ __all__ = ["Gpu", "Machine", "cuda_of_torch", "problem", "read_machine", "versio
 TORCH = Requirement("torch", "2.9", "torch", "PyPI: pip install 'inferplane[cuda]' torch")
 TRITON = Requirement("triton", "3.5", "triton", "PyPI, with torch's CUDA build")
 NVML = Requirement("nvidia-ml-py", "12", "pynvml", "PyPI: pip install nvidia-ml-py")
+
+
+_ANSWER_S = 3.0
+"""A healthy driver answers in a tenth of a second."""
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from inferplane_cuda._nvml import read; print(json.dumps(read()))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +50,21 @@ class Machine:
 
 
 def read_machine() -> Machine:
-    """Ask NVML; whatever goes wrong is an answer."""
+    """Ask the driver; whatever goes wrong is an answer."""
     if missing := NVML.problem():
         return Machine(problem=missing)
-    nvml: Any = import_module("pynvml")  # here: nothing else of this plugin needs it
+    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path)]
     try:
-        nvml.nvmlInit()
-    except Exception as error:
-        return Machine(problem=f"no NVIDIA driver found: {error}")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Machine(problem=f"the NVIDIA driver does not answer: {error}")
     try:
-        driver = str(nvml.nvmlSystemGetDriverVersion())
-        count = nvml.nvmlDeviceGetCount()
-        gpus = tuple(_read_gpu(nvml, index) for index in range(count))
-    except Exception as error:
-        return Machine(problem=f"the NVIDIA driver answers with an error: {error}")
-    finally:
-        nvml.nvmlShutdown()
-    return Machine(gpus, driver, "" if gpus else f"driver {driver} reports no GPU")
+        told = json.loads(done.stdout)
+    except ValueError:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return Machine(problem=f"asking the NVIDIA driver failed: {last[0]}")
+    gpus = tuple(Gpu(*facts) for facts in told.get("gpus", ()))
+    return Machine(gpus, told.get("driver", ""), told["problem"])
 
 
 def problem() -> str:
@@ -94,10 +102,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {name: version for name, version in found.items() if version}
-
-
-def _read_gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(str(nvml.nvmlDeviceGetName(handle)), int(major), int(minor), int(memory.total))

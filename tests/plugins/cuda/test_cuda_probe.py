@@ -46,7 +46,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         root = write_sdk(tmp_path / "site", modules, dists)
         (root / "torch/version.py").write_text(f"cuda: str | None = {cuda or None!r}\n")
         monkeypatch.syspath_prepend(str(root))
-        monkeypatch.delitem(__import__("sys").modules, "pynvml", raising=False)
         return Cuda()
 
     return make
@@ -63,6 +62,11 @@ def test_a_machine_without_a_driver_repeats_what_the_library_says(machine: Machi
     probe = machine(NO_DRIVER).probe({})
     assert not probe.ok and "no NVIDIA driver found" in probe.reason
     assert "Shared Library Not Found" in probe.reason
+
+
+def test_a_driver_that_crashes_its_caller_is_an_answer(machine: Machine) -> None:
+    probe = machine("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)").probe({})
+    assert not probe.ok and "asking the NVIDIA driver failed: exit status -11" in probe.reason
 
 
 def test_a_torch_for_something_else_is_refused_by_name(machine: Machine) -> None:

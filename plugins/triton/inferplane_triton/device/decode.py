@@ -95,21 +95,26 @@ def combine_pieces(part_ptr, stat_ptr, out_ptr, sinks_ptr, first, count, head, s
 
 
 @triton.jit
-def store_new_token(
+def begin_with_newest(
     q, k_ptr, v_ptr, k_cache, v_cache, table, seq, head, position, scale, softcap,
     k_stride, v_stride, KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
-    PAGE: tl.constexpr, CAP: tl.constexpr,
+    PAGE: tl.constexpr, CAP: tl.constexpr, NEW: tl.constexpr,
 ):  # fmt: skip
-    """Put the new token's key and value at `position`; its score and value begin the softmax."""
+    """The newest token's score and value, which begin the softmax; NEW ones are stored first."""
     k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
     block = tl.load(table + position // PAGE).to(tl.int64)
     row = (block * PAGE + position % PAGE) * KV_HEADS + head
-    k = tl.load(k_ptr + seq * k_stride + head * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
-    v = tl.load(v_ptr + seq * v_stride + head * V_HEAD + v_dims, mask=v_dims < V_HEAD, other=0.0)
-    k, v = k.to(k_cache.dtype.element_ty), v.to(v_cache.dtype.element_ty)
-    tl.store(k_cache + row * HEAD + k_dims, k, mask=k_dims < HEAD)
-    tl.store(v_cache + row * V_HEAD + v_dims, v, mask=v_dims < V_HEAD)
+    if NEW:
+        k = tl.load(k_ptr + seq * k_stride + head * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
+        v = tl.load(v_ptr + seq * v_stride + head * V_HEAD + v_dims, mask=v_dims < V_HEAD,
+                    other=0.0)  # fmt: skip
+        k, v = k.to(k_cache.dtype.element_ty), v.to(v_cache.dtype.element_ty)
+        tl.store(k_cache + row * HEAD + k_dims, k, mask=k_dims < HEAD)
+        tl.store(v_cache + row * V_HEAD + v_dims, v, mask=v_dims < V_HEAD)
+    else:
+        k = tl.load(k_cache + row * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
+        v = tl.load(v_cache + row * V_HEAD + v_dims, mask=v_dims < V_HEAD, other=0.0)
     score = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scale
     return cap_scores(score, softcap, CAP), v.to(tl.float32)
 
@@ -193,14 +198,11 @@ def decode_items(
     acc = tl.zeros([ROWS, V_PAD], tl.float32)
     table = tables + wide * table_stride
     if position >= 0:
-        if NEW:
-            peak, value = store_new_token(
-                q, k_ptr, v_ptr, k_cache, v_cache, table, wide, head, position, scale, softcap,
-                k_stride, v_stride, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, CAP)  # fmt: skip
-            total = tl.full([ROWS], 1.0, tl.float32)
-            acc += value[None, :]
-        else:
-            stop += 1
+        peak, value = begin_with_newest(
+            q, k_ptr, v_ptr, k_cache, v_cache, table, wide, head, position, scale, softcap,
+            k_stride, v_stride, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, CAP, NEW)  # fmt: skip
+        total = tl.full([ROWS], 1.0, tl.float32)
+        acc += value[None, :]
     peak, total, acc = attend_cached(
         q, k_cache, v_cache, table, peak, total, acc, start, stop, head, scale, softcap,
         KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, CAP, UPCAST)  # fmt: skip
