@@ -122,7 +122,7 @@ async def test_abort_frees_everything_and_may_come_twice(launch, wait_for) -> No
 
 
 async def test_a_stream_nobody_holds_aborts_itself(launch, wait_for) -> None:
-    async with launch(null_plan(options=SLOW)) as client:
+    async with launch(null_plan(options={"step_ms": "30"})) as client:
         stream = await client.submit((1,), LONG)
         await anext(stream)
         del stream

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from inferplane.cli.checks.finding import Finding, Machine, fail, ok, skip, warn
 
-__all__ = ["is_loopback", "key_beyond_loopback", "port_free", "proxy_spares_loopback"]
+__all__ = ["key_beyond_loopback", "port_free", "proxy_spares_loopback"]
 
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -26,7 +26,7 @@ def port_free(machine: Machine) -> Finding:
     return ok(f"{machine.host} port {machine.port} is free")
 
 
-def is_loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether only this machine can reach it."""
     try:
         return ip_address(host).is_loopback
@@ -36,7 +36,7 @@ def is_loopback(host: str) -> bool:
 
 def key_beyond_loopback(machine: Machine) -> Finding:
     """A server that others can reach asks for a key."""
-    if is_loopback(machine.host):
+    if _is_loopback(machine.host):
         return ok(f"{machine.host} is reached from this machine only")
     if not machine.has_key:
         return fail(
