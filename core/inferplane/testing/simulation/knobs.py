@@ -92,11 +92,11 @@ def draw_knobs(seed: int) -> Knobs:
     rng = Random(seed)
     stampede = rng.random() < 0.25
     block_size = _log_uniform(rng, 1, 16) if rng.random() < 0.8 else _log_uniform(rng, 16, 64)
-    if stampede:
-        block_size = rng.randint(1, 3)
     num_blocks = _log_uniform(rng, 2, 128) if rng.random() < 0.95 else _log_uniform(rng, 128, 4096)
-    capacity = (num_blocks - 1) * block_size
     max_seqs = _log_uniform(rng, 1, 48)
+    if stampede:
+        block_size, num_blocks, max_seqs = rng.randint(1, 3), rng.randint(60, 250), 8
+    capacity = (num_blocks - 1) * block_size
     pressure = rng.choice((0.5, 1.5, 4.0))
     mean_total = max(3, min(300, int(pressure * capacity / max_seqs), capacity))
     mean_prompt = max(1, int(mean_total * rng.choice((0.2, 0.4, 0.8))))
@@ -136,7 +136,18 @@ def draw_knobs(seed: int) -> Knobs:
         deadlines=rng.random() < 0.3,
         faults=_draw_faults(rng),
     )
-    return _finish(rng, knobs, caching)
+    knobs = _finish(rng, knobs, caching)
+    return _in_a_stampede(knobs) if stampede else knobs
+
+
+def _in_a_stampede(knobs: Knobs) -> Knobs:
+    """Let sequences prefill side by side and use each other's blocks at once."""
+    return replace(
+        knobs,
+        settings=replace(knobs.settings, adopt_pending=True, prefill_interval=1),
+        limits=replace(knobs.limits, max_prefill_seqs=None, mix_prefill_decode=True),
+        cache=replace(knobs.cache, adopt_pending=True),
+    )
 
 
 def _finish(rng: Random, knobs: Knobs, caching: bool) -> Knobs:
