@@ -129,16 +129,22 @@ def _receive(link: socket.socket, size: int, until: float) -> bytes:
 
 
 def answer_messages(
-    handle: Callable[[bytes], bytes], *, memory_bytes: int, cpu_s: int, out_of_memory: bytes
+    handle: Callable[[bytes], bytes],
+    *,
+    memory_bytes: int,
+    cpu_s: int,
+    out_of_memory: bytes,
+    limit_greeting: bool = True,
 ) -> None:
     """The child's side: answer messages from standard input's socket until it closes.
 
     `memory_bytes` more than now may be mapped and each message may burn `cpu_s`; `out_of_memory` is
-    the answer to one that wanted more.
+    the answer to one that wanted more. Without `limit_greeting`, memory counts from after the first
+    message, which the parent vouches for.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = socket.socket(fileno=os.dup(0))
-    _limit(resource.RLIMIT_AS, _mapped_bytes() + memory_bytes)
+    limited = False
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     while True:
@@ -147,6 +153,10 @@ def answer_messages(
             message = _read(link, length)
         except EOFError:
             return
+        if limit_greeting and not limited:
+            _limit(resource.RLIMIT_AS, _mapped_bytes() + memory_bytes)
+            limited = True
+        limit_greeting = True
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = int(used.ru_utime + used.ru_stime) + 1
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)

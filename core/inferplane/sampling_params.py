@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["SamplingParams"]
+__all__ = ["Grammar", "SamplingParams"]
+
+
+class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the output must match, compiled and checked by the front end.
+
+    Thinking comes first and is free: the grammar begins after `think_end`.
+    """
+
+    text: str
+    """In the grammar library's own notation."""
+    think_start: tuple[int, ...] = ()
+    """Tokens with which an output may begin to think; empty = it cannot."""
+    think_end: tuple[int, ...] = ()
+    thinking: bool = False
+    """The prompt ends inside the thinking."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +59,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    grammar: Grammar | None = None
+    """The output matches it, whatever else is asked."""
 
     @property
     def greedy(self) -> bool:

@@ -119,9 +119,9 @@ def settings_for(model_folder: Path) -> Callable[..., ServeSettings]:
     return lambda **more: null_settings(model_folder, **more)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start(model_folder: Path) -> Iterator[Callable[..., LiveServer]]:
-    """Start further servers; all are stopped at the end."""
+    """Start further servers; all are stopped at the end of the module."""
     made: list[LiveServer] = []
 
     def begin(limits: Limits | None = None, **settings) -> LiveServer:
@@ -134,11 +134,12 @@ def start(model_folder: Path) -> Iterator[Callable[..., LiveServer]]:
 
 
 @pytest.fixture(scope="session")
-def live(start: Callable[..., LiveServer]) -> LiveServer:
+def live(model_folder: Path) -> Iterator[LiveServer]:
     """One server for all tests that leave it as it was."""
-    server = start(served_names=(MODEL, "alias", "org/name"))
+    server = LiveServer(null_settings(model_folder, served_names=(MODEL, "alias", "org/name")))
     server.wait_ready()
-    return server
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def beyond_device(params: SamplingParams, caps: SamplerCaps) -> list[SamplingPar
         ("min_p", warm and params.min_p > 0.0),
         ("penalties", params.penalised),
         ("bias", bias),
-        ("bitmask", params.allowed_token_ids is not None),
+        ("bitmask", params.allowed_token_ids is not None or params.grammar is not None),
     )
     beyond = [name for name, used in asked if used and name not in caps.params]
     if warm and ((params.top_k and "top_k" not in caps.params) or not top_k_ok):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inferplane.engine.grammars import Grammars
 from inferplane.engine.lanes import Lanes, gather_rows
 from inferplane.engine.sampling_rows import GatheredRows, SamplingRows
 from inferplane.interfaces import Array, KVPlan, SamplerCaps, SamplingBatch, StepBatch
@@ -49,12 +50,18 @@ class BatchBuilder:
     """Makes batches for one executor. Arrays of a batch may be those of another: never write."""
 
     def __init__(
-        self, kv: KVPlan, caps: SamplerCaps, num_lanes: int, max_len: int, vocab_size: int
+        self,
+        kv: KVPlan,
+        caps: SamplerCaps,
+        num_lanes: int,
+        max_len: int,
+        vocab_size: int,
+        grammars: Grammars | None = None,
     ) -> None:
         self.block_size = kv.block_size
         max_blocks = -(-max_len // kv.block_size) + 2  # lookahead of drafts may pass the end
         self.lanes = Lanes(num_lanes, max_blocks, kv.groups)
-        self.rows = SamplingRows(caps, num_lanes, vocab_size)
+        self.rows = SamplingRows(caps, num_lanes, vocab_size, grammars)
         self._row_of_lane = np.full(num_lanes, -1, np.int32)
         """Row of the previous batch whose token is on the device."""
         self._to_release: list[int] = []

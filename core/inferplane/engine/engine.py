@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from inferplane.engine.admission import Admission
 from inferplane.engine.batch_builder import BatchBuilder, BuiltStep
+from inferplane.engine.grammars import Grammars, vocabulary_maker
 from inferplane.engine.host_rows import draw_host_rows
 from inferplane.engine.messages import Admitted, EngineStats, Rejected, SequenceOutput
 from inferplane.engine.outputs import FinishedStep, OutputWriter
@@ -23,7 +24,7 @@ from inferplane.request import FinishReason, Request
 from inferplane.scheduling.block_manager import BlockManager
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
 from inferplane.scheduling.scheduler import Scheduler
-from inferplane.scheduling.sequence import Sequence
+from inferplane.scheduling.sequence import Sequence, SequenceState
 
 __all__ = ["Engine", "Flight"]
 
@@ -72,8 +73,9 @@ class Engine:
             host_bound=lambda request: needs_last_token(request.sampling, sampler),
         )
         vocab_size = launch.model.vocab_size
+        self.grammars = Grammars(vocabulary_maker(config.model, vocab_size), vocab_size)
         self.builder = BatchBuilder(
-            kv, sampler, config.max_num_seqs, config.max_model_len, vocab_size
+            kv, sampler, config.max_num_seqs, config.max_model_len, vocab_size, self.grammars
         )
         self.admission = Admission(sampler, launch.plugin, vocab_size)
         self.last_plan = StepPlan(0)
@@ -93,6 +95,9 @@ class Engine:
         try:
             self.admission.check(request)
             self.scheduler.add(request, self.clock())
+            if request.sampling.grammar is not None:
+                self.scheduler.hold(request.request_id, SequenceState.WAITING_GRAMMAR)
+                self.grammars.begin(request.request_id, request.sampling.grammar)
         except RequestError as error:
             self.counters.rejected[error.code] += 1
             return Rejected(request.request_id, error.code, str(error), error.param)
@@ -112,6 +117,8 @@ class Engine:
 
         False when there was nothing to do. Raises what the executor raises.
         """
+        if self.grammars.in_use:
+            self._look_at_grammars()
         plan = self.last_plan = self.scheduler.schedule(self.clock())
         self.publish(plan.ended)
         if plan:
@@ -122,6 +129,16 @@ class Engine:
             self.take_in(self.in_flight[0])
             return True
         return bool(plan)
+
+    def _look_at_grammars(self) -> None:
+        """Let those start whose grammar is there; end those that cannot go on."""
+        for request_id, built in self.grammars.settled(self.scheduler.sequences.get):
+            if built:
+                self.scheduler.ready(request_id)
+            else:
+                self.abort((request_id,), FinishReason.ERROR, "invalid_grammar")
+        if failed := self.grammars.failed():
+            self.abort(failed, FinishReason.ERROR, "internal_error")
 
     def take_in(self, flight: Flight) -> None:
         """Wait for the oldest step's result, apply it, publish what it means."""
@@ -145,6 +162,10 @@ class Engine:
     def publish(self, events: list[SequenceEvent], step: FinishedStep | None = None) -> None:
         """Write events to `outputs`."""
         if events:
+            if self.grammars.in_use:
+                for event in events:
+                    if event.finish is not None:
+                        self.grammars.forget(event.sequence.request_id)
             self.outputs += self.writer.write(events, self.clock(), step)
 
     def stats(self) -> EngineStats:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inferplane.interfaces import Array
 from inferplane.scheduling.sequence import Sequence
+
+if TYPE_CHECKING:
+    from inferplane.grammar.matcher import GrammarState
 
 __all__ = ["RowExtras", "SeenTokens", "row_extras"]
 
@@ -57,6 +61,17 @@ class RowExtras:
     """Of two tokens and more; shorter ones are bias."""
     mask: Array | None
     """u32[ceil(V/32)]"""
+    grammar: GrammarState | None = None
+
+    def mask_after(self, token_ids: list[int]) -> Array | None:
+        """u32[ceil(V/32)] of what may be drawn after these tokens; None = anything."""
+        if self.grammar is None:
+            return self.mask
+        row = self.grammar.mask(token_ids)
+        if row is None or self.mask is None:
+            return self.mask if row is None else row
+        both = row & self.mask
+        return both if both.any() else row  # the grammar is what must not be broken
 
     def bias(self, token_ids: list[int], position: int) -> tuple[Array, Array]:
         """i32 ids and f32 values to add where the token of index `position` is drawn."""
@@ -80,7 +95,7 @@ def row_extras(sequence: Sequence, host: bool, vocab_size: int) -> RowExtras | N
     stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(request.eos_ids))
     early = sorted(stops) if params.min_tokens else []
     if not (host or params.penalised or words or single or given or early) and (
-        params.allowed_token_ids is None
+        params.allowed_token_ids is None and params.grammar is None
     ):
         return None
     return RowExtras(

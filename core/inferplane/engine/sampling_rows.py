@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inferplane.engine.admission import beyond_device
+from inferplane.engine.grammars import Grammars
 from inferplane.engine.row_extras import RowExtras, row_extras
 from inferplane.interfaces import Array, Ragged, SamplerCaps, SamplingBatch
 from inferplane.sampling_params import SamplingParams
@@ -25,6 +26,7 @@ def needs_last_token(params: SamplingParams, caps: SamplerCaps) -> bool:
     """Whether drawing a token takes host work that depends on the token before it."""
     return (
         params.penalised
+        or params.grammar is not None
         or any(len(word) > 1 for word in params.bad_words_ids)
         or bool(beyond_device(params, caps))
     )
@@ -52,8 +54,15 @@ class _Row:
 class SamplingRows:
     """Sampling parameters of every lane, as arrays."""
 
-    def __init__(self, caps: SamplerCaps, num_lanes: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        caps: SamplerCaps,
+        num_lanes: int,
+        vocab_size: int,
+        grammars: Grammars | None = None,
+    ) -> None:
         self.caps = caps
+        self.grammars = grammars
         self.vocab_size = vocab_size
         self._columns: tuple[Array, ...] = (  # temperature, top_k, top_p, min_p, seed, num_logprobs
             np.zeros(num_lanes, np.float32),
@@ -72,7 +81,9 @@ class SamplingRows:
         """A sequence takes the lane."""
         params = sequence.request.sampling
         host = bool(beyond_device(params, self.caps))
-        self._extras[lane] = row_extras(sequence, host, self.vocab_size)
+        extras = self._extras[lane] = row_extras(sequence, host, self.vocab_size)
+        if params.grammar is not None and extras is not None and self.grammars is not None:
+            extras.grammar = self.grammars.state_of(sequence.request_id)
         values = (
             0.0 if params.greedy else params.temperature,
             min(params.top_k, self.vocab_size),
@@ -117,7 +128,11 @@ class SamplingRows:
     def _with_extras(self, base: SamplingBatch, rows: list[_Row]) -> SamplingBatch:
         size = len(base.temperature)
         penalised = [(row, tokens) for row in rows if (tokens := row.extras.seen) is not None]
-        masked = [(row.index, mask) for row in rows if (mask := row.extras.mask) is not None]
+        masked = [
+            (row.index, mask)
+            for row in rows
+            if (mask := row.extras.mask_after(row.token_ids)) is not None
+        ]
         penalties = seen = bitmask = None
         if penalised:
             penalties = np.tile(np.array([0.0, 0.0, 1.0], np.float32), (size, 1))

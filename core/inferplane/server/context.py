@@ -15,6 +15,7 @@ from inferplane.config import ServeSettings
 from inferplane.engine.client import EngineClient
 from inferplane.engine.messages import EngineInfo
 from inferplane.errors import EngineError, InferplaneError
+from inferplane.grammar.compile import GrammarCompiler
 from inferplane.server.auth import KeyRing, new_secret
 from inferplane.server.errors import ApiError, Problem
 from inferplane.server.lifecycle import Lifecycle
@@ -86,6 +87,7 @@ class ServerContext:
         self.secret = new_secret()
         self.logger = logging.getLogger("inferplane.server")
         self._model: asyncio.Task[ServedModel] | None = None
+        self._grammars: GrammarCompiler | None = None
 
     def start(self, load: Callable[[ServeSettings], ServedModel] = load_served_model) -> None:
         """Begin to load the model's front-end part, beside the event loop."""
@@ -104,6 +106,14 @@ class ServerContext:
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
             return None
         return task.result()
+
+    def grammar_compiler(self, serving: Serving) -> GrammarCompiler:
+        """Compiles constraints for the served model; its process starts with the first one."""
+        if self._grammars is None:
+            model = str(self.settings.launch.config.model)
+            width = serving.info.vocab_size
+            self._grammars = GrammarCompiler(model, width, serving.model.eos_ids)
+        return self._grammars
 
     def raise_load_failure(self) -> None:
         """Raise what loading the front-end part raised, if it did."""
@@ -212,6 +222,8 @@ class ServerContext:
             await asyncio.gather(self._model, return_exceptions=True)
         if self.loaded_model is not None:
             self.loaded_model.close()
+        if self._grammars is not None:
+            self._grammars.close()
 
 
 def _fingerprint(name: str, info: EngineInfo) -> str:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,6 +15,7 @@ from inferplane.server.answers.chat import ChatAnswer, ChatOptions
 from inferplane.server.answers.chat_events import ChoiceReader
 from inferplane.server.answers.frames import Head
 from inferplane.server.answers.logprobs import TokenNames
+from inferplane.server.constraints import grammar_of
 from inferplane.server.context import ServerContext, Serving
 from inferplane.server.conversation import chat_text, check_chat
 from inferplane.server.generation import Generation, Order
@@ -23,6 +25,7 @@ from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_model_bounds, check_sampling, sampling_params
 from inferplane.server.schema.chat import chat_structure
 from inferplane.server.schema.report import Report
+from inferplane.server.schema.structured import check_constraint
 from inferplane.server.schema.tools import ToolUse, check_tools, tool_use
 from inferplane.server.served_model import ServedModel
 from inferplane.server.tools.formats import Format, format_named
@@ -48,6 +51,7 @@ def _check(found: Mapping[str, Any], report: Report) -> None:
     check_sampling(found, report)
     check_chat(found, report)
     check_tools(found, report)
+    check_constraint(found, report)
     if found.get("top_logprobs") is not None and not found.get("logprobs"):
         report.wrong("conflicting_fields", "top_logprobs", "top_logprobs needs logprobs: true")
     both = (found.get("max_tokens"), found.get("max_completion_tokens"))
@@ -78,11 +82,24 @@ async def _answer(context: ServerContext, asked: Asked, serving: Serving) -> Res
     check_length(prompt, max_tokens, serving)
     use = tool_use(found)
     row = _format(serving.model, use)
+    caller = asked.request.scope["state"]["caller"]
+    grammar = await grammar_of(
+        context,
+        serving,
+        found,
+        use,
+        row,
+        report,
+        tenant=caller.name,
+        thinking=begins_thinking(serving.model.pick.format, text),
+    )
+    report.raise_problems()
+    params = replace(params, grammar=grammar)
     order = Order(
         [prompt],
         params,
         asked.request_id,
-        asked.request.scope["state"]["caller"],
+        caller,
         asked.began,
         priority,
         found.get("cache_salt"),
@@ -115,8 +132,10 @@ def _params(
 
 
 def _format(model: ServedModel, use: ToolUse) -> Format:
-    """The model's own format; Hermes' where it has none for calls and they are wanted."""
+    """The model's own format; Hermes' where it has none for calls, or where a call is forced."""
     row = model.pick.format
+    if use.mode == "required":
+        return format_named("hermes")
     told = model.template is not None and not model.template.takes_tools
     return format_named("hermes") if use.tools and (told or not row.tools) else row
 

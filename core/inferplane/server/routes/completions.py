@@ -14,6 +14,7 @@ from inferplane.sampling_params import SamplingParams
 from inferplane.server.answers.completions import CompletionAnswer, CompletionOptions, Echo
 from inferplane.server.answers.frames import Head
 from inferplane.server.answers.logprobs import TokenNames
+from inferplane.server.constraints import grammar_of
 from inferplane.server.context import ServerContext, Serving
 from inferplane.server.errors import ApiError
 from inferplane.server.generation import Generation, Order
@@ -23,6 +24,8 @@ from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_model_bounds, check_sampling, sampling_params
 from inferplane.server.schema.completions import completion_structure
 from inferplane.server.schema.report import Report
+from inferplane.server.schema.structured import check_constraint
+from inferplane.server.schema.tools import ToolUse
 from inferplane.tokenization.detokenizer import Detokenizer
 from inferplane.tokenization.tokenizer import Tokenizer
 
@@ -49,6 +52,7 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
 
 def _check(found: Mapping[str, Any], report: Report, most: int) -> None:
     check_sampling(found, report)
+    check_constraint(found, report)
     n = found.get("n", 1)
     if found.get("best_of") not in (None, n):
         report.wrong("unsupported_feature", "best_of", "best_of must equal n, if it is sent")
@@ -73,12 +77,25 @@ async def _answer(context: ServerContext, asked: Asked, serving: Serving) -> Res
         check_length(prompt, max_tokens, serving)
     if max_tokens is None:
         params = _fitted(params, prompts, serving.info.max_model_len)
+    caller = asked.request.scope["state"]["caller"]
+    grammar = await grammar_of(
+        context,
+        serving,
+        found,
+        ToolUse(),
+        serving.model.pick.format,
+        report,
+        tenant=caller.name,
+        thinking=False,
+    )
+    if grammar is not None:  # a text that is continued has no thinking before it
+        params = replace(params, grammar=replace(grammar, think_start=()))
     echoes = _echoes(serving.model.tokenizer, prompts, found) if found.get("echo") else []
     order = Order(
         prompts,
         params,
         asked.request_id,
-        asked.request.scope["state"]["caller"],
+        caller,
         asked.began,
         priority,
         found.get("cache_salt"),

@@ -6,6 +6,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Flag, Json, ListOf, MapOf, OneOf, Text, Whole
 from inferplane.server.schema.sampling import other_server_fields, sampling_fields, stream_fields
+from inferplane.server.schema.structured import response_format_field
 from inferplane.server.schema.tools import tool_fields
 
 __all__ = ["chat_structure", "content_kind", "message_kind", "prompt_fields"]
@@ -166,14 +167,7 @@ def _remote_fields() -> list[Field]:
 def _later_fields() -> list[Field]:
     refused = State.REFUSED
     return [
-        Field(
-            "response_format",
-            Json(dict),
-            "constrained output is not built in yet",
-            refused,
-            unless=({"type": "text"},),
-            hint='send {"type": "text"} or leave it out',
-        ),
+        response_format_field(),
         Field(
             "thinking_token_budget",
             Whole(-1, 1 << 31),

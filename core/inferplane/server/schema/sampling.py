@@ -16,6 +16,7 @@ from inferplane.server.schema.kinds import (
     TokenIds,
     Whole,
 )
+from inferplane.server.schema.structured import structured_fields
 
 __all__ = ["INT64", "other_server_fields", "sampling_fields", "stream_fields"]
 
@@ -126,18 +127,6 @@ def stream_fields() -> list[Field]:
 
 def other_server_fields() -> list[Field]:
     """What other servers take and this one refuses or ignores, each with its way out."""
-    guided = "constrained output is not built in yet"
-    without = "leave it out; a dropped constraint would be unsafe"
-    grammar = [
-        Field(name, Json(), guided, State.REFUSED, hint=without)
-        for name in (
-            "structured_outputs",
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "guided_grammar",
-        )
-    ]
     code = "it carries code, a serialised object or another server's state"
     unsafe = [
         Field(name, Json(), code, State.REFUSED, hint="leave it out")
@@ -151,4 +140,4 @@ def other_server_fields() -> list[Field]:
         unless=(False,),
         hint="use n and temperature",
     )
-    return [*grammar, *unsafe, beam]
+    return [*structured_fields(), *unsafe, beam]

@@ -133,10 +133,6 @@ def check_tools(found: Mapping[str, Any], report: Report) -> None:
         return
     if not tools and choice not in ("none", "auto"):
         report.wrong("conflicting_fields", "tool_choice", "tool_choice needs tools")
-    if choice == "required" or (isinstance(choice, dict) and choice.get("type") == "function"):
-        report.wrong(
-            "unsupported_feature", "tool_choice", "calls cannot be forced yet", "send auto or none"
-        )
     for name in _chosen(choice):
         if name not in names and tools:
             known = ", ".join(names)
