@@ -15,7 +15,6 @@ class RegistrationsConformance(Conformance):
     """L2 for every plugin; kernels themselves are checked where there is torch."""
 
     level: ClassVar[int] = 2
-    needs_device = False
 
     def test_every_kernel_is_for_an_op_that_exists(self, subject: Subject) -> None:
         """A name with a typing error would never be called, and nobody would notice."""
