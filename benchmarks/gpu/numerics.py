@@ -67,7 +67,6 @@ def tokens(
     outputs: list[int],
 ) -> list[list[int]]:
     """What an engine of its own generates in float32."""
-    options = {"placement": "inline"} if device == "cuda" else {}
     config = EngineConfig(
         model=str(folder),
         device=device,
@@ -76,7 +75,6 @@ def tokens(
         max_num_seqs=8,
         max_batched_tokens=64,
         memory_fraction=0.3,
-        options=options,
     )
     session = Session(config, plugins if device == "cuda" else cpu_plugins(plugins))
     _, found = session.generate(prompts, outputs)

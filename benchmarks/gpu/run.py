@@ -150,8 +150,6 @@ def engine_config(args: argparse.Namespace, folder: Path) -> Any:
     from inferplane.interfaces import EngineConfig
 
     options = dict(pair.split("=", 1) for pair in args.option)
-    if args.device == "cuda":
-        options.setdefault("placement", "inline")
     return EngineConfig(
         model=str(folder),
         device=args.device,

@@ -30,7 +30,8 @@ __all__ = ["Cuda"]
 _OLDEST = (7, 5)
 _OPTIONS = {
     "graphs": "on (default): small steps are captured; off: every step runs eagerly",
-    "placement": "worker (default): a process for the device; inline: inside the engine's process",
+    "placement": "inline (default for one device): inside the engine's process, which saves a hop "
+    "each step; worker: a process of its own, so that requests outlive a broken driver",
 }
 
 
@@ -97,7 +98,7 @@ class Cuda(Platform):
                 ),
                 max_logprobs=20,
             ),
-            prefer={"attention": ("triton", "flash", "flashinfer")},
+            prefer={"attention": ("triton",)},
             options=_OPTIONS,
         )
 
@@ -105,7 +106,7 @@ class Cuda(Platform):
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
         """Checks only: what cannot work is refused here, with what can."""
-        for name, choices in (("graphs", ("on", "off")), ("placement", ("worker", "inline"))):
+        for name, choices in (("graphs", ("on", "off")), ("placement", ("inline", "worker"))):
             value = config.options.get(name, choices[0])
             if value not in choices:
                 raise ConfigError(
@@ -119,8 +120,8 @@ class Cuda(Platform):
         return ()
 
     def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
-        """One process a device; inside the engine's only when asked."""
-        if config.options.get("placement") == "inline":
+        """One device runs inside the engine's process unless asked otherwise; several cannot."""
+        if config.tensor_parallel == 1 and config.options.get("placement") != "worker":
             return Topology(placement="inline")
         return Topology(config.tensor_parallel)
 

@@ -126,5 +126,6 @@ def test_options_are_checked_by_name_and_value() -> None:
     with pytest.raises(ConfigError, match="inline serves one device"):
         platform.resolve(both, caps, MODEL)
     assert platform.topology(EngineConfig("m", tensor_parallel=2), caps).processes == 2
-    inline = EngineConfig("m", options={"placement": "inline"})
-    assert platform.topology(inline, caps).placement == "inline"
+    assert platform.topology(EngineConfig("m"), caps).placement == "inline"
+    worker = EngineConfig("m", options={"placement": "worker"})
+    assert platform.topology(worker, caps).placement == "worker"
