@@ -96,7 +96,9 @@ def draw_knobs(seed: int) -> Knobs:
     max_seqs = _log_uniform(rng, 1, 48)
     if stampede:
         block_size, num_blocks, max_seqs = rng.randint(1, 3), rng.randint(60, 250), 8
-    capacity = (num_blocks - 1) * block_size
+    windows = _draw_windows(rng)
+    num_blocks = max(num_blocks, len(windows) + 1)
+    capacity = (num_blocks - 1) // len(windows) * block_size
     pressure = rng.choice((0.5, 1.5, 4.0))
     mean_total = max(3, min(300, int(pressure * capacity / max_seqs), capacity))
     mean_prompt = max(1, int(mean_total * rng.choice((0.2, 0.4, 0.8))))
@@ -116,7 +118,7 @@ def draw_knobs(seed: int) -> Knobs:
     knobs = Knobs(
         num_blocks=num_blocks,
         block_size=block_size,
-        windows=_draw_windows(rng),
+        windows=windows,
         config=EngineConfig(
             model="", max_model_len=max_len, max_num_seqs=max_seqs, max_batched_tokens=budget
         ),

@@ -158,10 +158,11 @@ class World:
         plan, result = self.in_flight.popleft()
         self._last = (plan, result)
         late, self._late = self._late, []
-        adopters = self._adopters_of_failed(plan, result)
+        bad = self._blocks_of_failed(plan, result)
         events = scheduler.update(plan, result)
-        for sequence, run in adopters:
-            self._require(13, sequence.run != run, f"{sequence.request_id} stands on bad blocks")
+        for sequence in scheduler.running if bad else ():
+            sound = bad.isdisjoint(sequence.adopted)
+            self._require(13, sound, f"{sequence.request_id} stands on bad blocks")
         for old in late:
             self._require(25, scheduler.update(*old) == [], "an old epoch spoke")
         self._check_rows(plan, events)
@@ -282,16 +283,14 @@ class World:
                 life.ended = True
                 self._check_end(event, life)
 
-    def _adopters_of_failed(self, plan: StepPlan, result: StepResult) -> list[tuple[Sequence, int]]:
-        """Who adopted an unproven block of a row that failed, with its stay."""
+    def _blocks_of_failed(self, plan: StepPlan, result: StepResult) -> set[int]:
+        """Blocks that rows which failed have filled and nobody has proven."""
         if result.failed is None:
-            return []
+            return set()
         sampled = [entry.sequence for entry in plan.scheduled if entry.samples]
         failed = [sampled[row] for row in result.failed.tolist()]
         pending = self.blocks.cache.index.pending
-        bad = {block for block, (producer, _) in pending.items() if producer in failed}
-        running = self.scheduler.running
-        return [(s, s.run) for s in running if s not in failed and not bad.isdisjoint(s.adopted)]
+        return {block for block, (producer, _) in pending.items() if producer in failed}
 
     def _check_rows(self, plan: StepPlan, events: list[SequenceEvent]) -> None:
         """An event names the row its tokens came from."""
