@@ -31,6 +31,8 @@ class OpCase:
     arguments: tuple[Any, ...]
     inner: int
     """Length of the sums, for the tolerance."""
+    scale: float
+    """Size of the activations: what cancels among large numbers leaves large errors."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def op_cases(op: str) -> Iterator[OpCase]:
                         dims,
                         build(make, num_tokens, dims),
                         max(dims.get("I", 1), dims.get("D", 1), dims.get("H", 1)),
+                        max(scale, 1.0),
                     )
 
 

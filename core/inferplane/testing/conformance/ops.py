@@ -79,7 +79,7 @@ def _faults(entry: Entry, subject: Subject, parts: Parts) -> list[str]:
         for case in op_cases(entry.name):
             if kernel.supports(OpSite(entry.name, dtype, case.dims), subject.caps):
                 continue
-            allowed = tolerance(info.tolerance, dtype, case.inner, factor)
+            allowed = tolerance(info.tolerance, dtype, case.inner, factor, case.scale)
             arguments = _on_device(case, dtype, parts.torch_device)
             before = _copies(arguments)
             got = _run(kernel.run, arguments, parts)

@@ -77,11 +77,14 @@ FORCED_TOKENS: Mapping[str, tuple[float, float]] = {
 """Under forced tokens: (mean |delta log-probability|, share of positions with the same best)."""
 
 
-def tolerance(row: str, dtype: str, inner: int = 1, factor: float = 1.0) -> Tolerance:
+def tolerance(
+    row: str, dtype: str, inner: int = 1, factor: float = 1.0, scale: float = 1.0
+) -> Tolerance:
     """The table's entry; a float32 `linear` may err in proportion to sqrt(`inner`).
 
-    `factor` is what a plugin's conformance.toml widens the row by.
+    `factor` is what a plugin's conformance.toml widens the row by; `scale` the size of the inputs,
+    which the absolute part is meant for.
     """
     entry = _TABLE[row][dtype]
     grown = math.sqrt(inner) if (row, dtype) == ("linear", "float32") else 1.0
-    return Tolerance(entry.absolute * grown * factor, entry.relative * factor)
+    return Tolerance(entry.absolute * grown * factor * scale, entry.relative * factor)
