@@ -15,10 +15,10 @@ from collections import deque
 from importlib import import_module
 from typing import Literal
 
+from inferplane.child_process import die_with_parent, ignore_terminal
 from inferplane.errors import InferplaneError
 from inferplane.execution import wire
 from inferplane.frames import FrameSocket
-from inferplane.child_process import die_with_parent, ignore_terminal
 from inferplane.interfaces import Executor, Pending, StepResult
 
 __all__ = ["Worker", "main"]

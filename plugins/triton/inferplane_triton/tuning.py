@@ -106,13 +106,19 @@ def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
     return DecodeTuning(tile, 4, stages, 4, 64, lone=4, lone_warps=2, lone_stages=min(stages, 2))
 
 
-def prefill_tuning(found: Target, head_dim: int, itemsize: int) -> PrefillTuning:
-    """One warpgroup of query rows: on an H200 faster than two, at every length measured."""
+def prefill_tuning(
+    found: Target, head_dim: int, itemsize: int, is_capped: bool = False
+) -> PrefillTuning:
+    """One warpgroup of query rows: on an H200 faster than two, at every length measured.
+
+    A soft cap on AMD's parts takes half as many: with 64 its registers spill.
+    """
     if found.backend == "interpreter":
         return PrefillTuning(16, 16, 4, 1, 32)
     narrow = itemsize > 2 or head_dim > 128 or found.backend == "hip"
     if narrow:
-        return PrefillTuning(64, 32, 4, 1 if itemsize > 2 else 2, 1024)
+        rows = 32 if is_capped and found.backend == "hip" else 64
+        return PrefillTuning(rows, 32, 4, 1 if itemsize > 2 else 2, 1024)
     return PrefillTuning(64, 64, 4, 2, 1024)
 
 

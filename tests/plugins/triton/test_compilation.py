@@ -90,7 +90,7 @@ CASES = {
     ),
     "windowed prefill with a cap": Case(
         "prefill:prefill_tiles",
-        {**HEADS, "ROWS": 64, "TILE": 32, "WINDOW": 4096, "CAP": True},
+        {**HEADS, "ROWS": 32, "TILE": 32, "WINDOW": 4096, "CAP": True},
         matrix=True,
         options={"num_warps": 4, "num_stages": 1},
     ),

@@ -71,7 +71,8 @@ class PagedAttention(AttentionBackend):
         found = target()
         itemsize = 4 if spec.dtype == "float32" else 2
         self._decode = decode_tuning(found, max(self._pads), itemsize)
-        self._prefill = prefill_tuning(found, max(self._pads), itemsize)
+        capped = spec.softcap is not None
+        self._prefill = prefill_tuning(found, max(self._pads), itemsize, capped)
         programs = found.units * self._decode.programs_per_unit
         self._piece_slots = max(1, programs // spec.num_kv_heads)
         self._tile_rows = max(self._prefill.rows, _power_of_two(self._group))
