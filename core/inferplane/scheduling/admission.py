@@ -152,6 +152,7 @@ class Admission:
         counters.admissions += 1
         if sequence.state is SequenceState.PREEMPTED:
             self.plan.resumed.append(sequence.request_id)
+            counters.recomputed_tokens += max(0, sequence.lost - cached)
         else:
             self.plan.new.append(sequence.request_id)
             sequence.first_scheduled_s = self.now

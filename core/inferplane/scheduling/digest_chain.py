@@ -69,6 +69,10 @@ class DigestChain:
         token_ids = sequence.token_ids
         special = bool(sequence.items or sequence.adapter)
         parent = digests[-1] if digests else self._root
+        if done and num_blocks == done + 1 and not special and self._contents is None:
+            start = done * size  # a decode step filled one more block: the usual case
+            digests.append(digest(parent + pack(*token_ids[start : start + size])))
+            return digests
         for start in range(done * size, num_blocks * size, size):
             data = parent + pack(*token_ids[start : start + size])
             if special or not start:

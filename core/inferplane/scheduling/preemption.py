@@ -36,8 +36,9 @@ def preempt(state: SchedulerState, plan: StepPlan, budget: StepBudget, victim: S
         victim.computed = entry.start
         if entry.samples:
             victim.placeholders -= 1
-    state.counters.recomputed_tokens += victim.computed
+    lost = victim.computed
     state.requeue(victim)
+    victim.lost = lost
     victim.num_preemptions += 1
     state.counters.preemptions += 1
     plan.preempted.append(victim.request_id)

@@ -102,7 +102,8 @@ class PrefixCache:
     def publish(self, sequence: Sequence, full: int) -> None:
         """Its first `full` blocks are proven: let everybody find them."""
         first = sequence.published
-        self._chain.extend(sequence, full)
+        if len(sequence.digests) < full:
+            self._chain.extend(sequence, full)
         for index in range(first, full):
             self._enter(sequence, index, pending=False)
             if self._parts is not None:
@@ -143,12 +144,13 @@ class PrefixCache:
         """Let every group's block `index` be found."""
         content = sequence.contents[index] if sequence.contents else -1
         digest, cache = sequence.digests[index], self.index
-        for table, suffix in zip(sequence.tables, self._suffixes, strict=True):
+        keys, suffixes = cache.keys, self._suffixes
+        for group, table in enumerate(sequence.tables):
             block = table[index]
             if not block:
                 continue
-            if cache.keys[block] is None:
-                cache.add(block, digest + suffix, content)
+            if keys[block] is None:
+                cache.add(block, digest + suffixes[group], content)
                 if pending:
                     cache.pending[block] = (sequence, self.step)
             elif not pending:

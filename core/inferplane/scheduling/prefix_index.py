@@ -40,10 +40,10 @@ class PrefixIndex:
         """Let `key` resolve to the block, or to one more block."""
         self.keys[block] = key
         self.contents[block] = content
-        found = self._blocks.get(key)
-        if found is None:
-            self._blocks[key] = block
-        elif isinstance(found, int):
+        found = self._blocks.setdefault(key, block)
+        if found == block:
+            return
+        if isinstance(found, int):
             self._blocks[key] = {found: None, block: None}
         else:
             found[block] = None

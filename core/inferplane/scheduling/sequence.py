@@ -118,6 +118,8 @@ class Sequence:
     overtaken: int = 0
     """Admissions that went past it."""
     drafter: NgramDrafter | None = None
+    lost: int = 0
+    """Positions that the last preemption threw away."""
     spare: ScheduledSequence | None = None
     """Plan entry of a finished decode step, used again."""
     event: SequenceEvent | None = None

@@ -92,7 +92,7 @@ class SchedulerCounters:
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     preemptions: int = 0
     recomputed_tokens: int = 0
-    """Positions thrown away by preemption."""
+    """Positions computed again after a preemption; what the prefix cache kept does not count."""
     rollbacks: int = 0
     """Sequences computed again because a block they had adopted went bad."""
     admissions: int = 0
@@ -179,6 +179,7 @@ class SchedulerState:
     def requeue(self, sequence: Sequence) -> None:
         """Put a sequence that was running back into the queue."""
         self.leave_running(sequence, SequenceState.PREEMPTED)
+        sequence.lost = 0
         self._additions += 1
         sequence.queue_key = (0, *self.policy.queue_key(sequence, self._additions))
         self.waiting.add(sequence)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from inferplane.errors import RequestError
 from inferplane.server.answers.usage import usage
+from inferplane.server.auth import Caller
 from inferplane.server.context import ServerContext, Serving
 from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
@@ -40,6 +41,12 @@ class Asked:
     def request_id(self) -> str:
         """As answers and logs call it."""
         return str(self.request.scope["state"]["request_id"])
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        found: Caller = self.request.scope["state"]["caller"]
+        return found
 
     @property
     def began(self) -> float:

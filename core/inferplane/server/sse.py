@@ -9,9 +9,8 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inferplane.server.answers.frames import DONE, frame
 from inferplane.server.disconnect import unless_client_leaves
-from inferplane.server.errors import ApiError, error_object
+from inferplane.server.errors import ApiError
 from inferplane.server.front_door import as_api_error
 from inferplane.server.generation import Choice, Generation
 from inferplane.tokenization.text_stream import TextDelta
@@ -23,11 +22,15 @@ _HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-_PING = b": ping\n\n"
 
 
 class StreamedAnswer(Protocol):
     """An answer that can be told in frames."""
+
+    terminal: bytes
+    """Ends the stream, also after a failure."""
+    ping: bytes
+    """Fills silence."""
 
     def begin(self) -> bytes:
         """Frames before anything is made."""
@@ -39,6 +42,10 @@ class StreamedAnswer(Protocol):
 
     def end(self) -> bytes:
         """Frames after the last choice's end, before the terminal mark."""
+        ...
+
+    def failure(self, error: ApiError, request_id: str) -> bytes:
+        """Frames of a failure, before the terminal mark."""
         ...
 
 
@@ -74,14 +81,14 @@ class EventStream(Response):
     async def _send_all(self, scope: Scope, send: Send) -> None:
         headers = [*_HEADERS, *(h for h in self.raw_headers if h[0] != b"content-length")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        with _Pings(send, self.ping_s) as pings:
+        with _Pings(send, self.answer.ping, self.ping_s) as pings:
             try:
                 async for data in self._frames():
                     pings.spoken()
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-                last = self.answer.end() + DONE
+                last = self.answer.end() + self.answer.terminal
             except Exception as error:
-                last = self._failure(scope, error) + DONE
+                last = self._failure(scope, error) + self.answer.terminal
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _frames(self) -> AsyncIterator[bytes]:
@@ -98,14 +105,15 @@ class EventStream(Response):
             self.on_failure(state["request_id"], error)
             known = ApiError.of("internal_error", "the server failed; its log has the reason")
         state["facts"]["code"] = known.code
-        return frame(error_object(known, state["dialect"], state["request_id"]))
+        return self.answer.failure(known, state["request_id"])
 
 
 class _Pings:
-    """Fills silence with comment lines, from one timer that looks back instead of being reset."""
+    """Fills silence, from one timer that looks back instead of being reset."""
 
-    def __init__(self, send: Send, every_s: float) -> None:
+    def __init__(self, send: Send, ping: bytes, every_s: float) -> None:
         self.send = send
+        self.ping = ping
         self.every_s = every_s
         self.loop = asyncio.get_running_loop()
         self.last = self.loop.time()
@@ -135,4 +143,4 @@ class _Pings:
         self.timer = self.loop.call_later(max(self.every_s - silent, 0.01), self._look)
 
     async def _ping(self) -> None:
-        await self.send({"type": "http.response.body", "body": _PING, "more_body": True})
+        await self.send({"type": "http.response.body", "body": self.ping, "more_body": True})

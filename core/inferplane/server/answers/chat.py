@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from inferplane.engine.messages import TokenLogprobs
 from inferplane.server.answers.chat_events import ChoiceReader, call_id
-from inferplane.server.answers.frames import Head, encode, frame, json_text
+from inferplane.server.answers.frames import Framing, Head, encode, frame, json_text
 from inferplane.server.answers.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from inferplane.server.answers.usage import timings, usage
 from inferplane.server.generation import Choice, Generation
@@ -73,7 +73,7 @@ class _Whole:
         return made
 
 
-class ChatAnswer:
+class ChatAnswer(Framing):
     """Renders one request's answer; frames are made around the parts that change."""
 
     def __init__(self, head: Head, generation: Generation, options: ChatOptions) -> None:

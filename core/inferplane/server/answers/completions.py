@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from inferplane.engine.messages import TokenLogprobs
-from inferplane.server.answers.frames import FINISH_NAMES, Head, encode, frame, json_text
+from inferplane.server.answers.frames import FINISH_NAMES, Framing, Head, encode, frame, json_text
 from inferplane.server.answers.logprobs import TokenNames, completion_logprobs, prompt_logprobs
 from inferplane.server.answers.usage import timings, usage
 from inferplane.server.generation import Choice, Generation
@@ -52,7 +52,7 @@ class _Whole:
     end: TextDelta | None = None
 
 
-class CompletionAnswer:
+class CompletionAnswer(Framing):
     """Renders one request's answer; frames are made around the parts that change."""
 
     def __init__(self, head: Head, generation: Generation, options: CompletionOptions) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from inferplane.request import FinishReason
+from inferplane.server.errors import ApiError, error_object
 
-__all__ = ["DONE", "FINISH_NAMES", "Head", "encode", "frame", "json_text"]
+__all__ = ["DONE", "FINISH_NAMES", "Framing", "Head", "encode", "event", "frame", "json_text"]
 
 encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -45,6 +46,23 @@ class Head:
 def frame(value: object) -> bytes:
     """One event with a JSON object."""
     return b"data: " + encode(value) + b"\n\n"
+
+
+def event(name: str, value: object) -> bytes:
+    """One event with its name, for dialects that name them."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode(value))
+
+
+class Framing:
+    """How a dialect ends a stream, tells a failure in it, and fills silence; here, chunks do."""
+
+    terminal = DONE
+    """Follows the last frame, whatever happened before."""
+    ping = b": ping\n\n"
+
+    def failure(self, error: ApiError, request_id: str) -> bytes:
+        """The last frames of a stream that fails."""
+        return frame(error_object(error, "openai", request_id))
 
 
 def json_text(text: str) -> bytes:

@@ -70,6 +70,8 @@ class Knobs:
     """Most requests that arrive together with one prompt."""
     vocabulary: int = 20
     """Small ones repeat themselves, which n-gram drafts like."""
+    stop_every: int = 37
+    """Tokens until an end token or stop id is drawn, in the mean."""
     acceptance: float = 0.5
     """Chance that a draft made on the device is right."""
     device_drafts: bool = False
@@ -133,6 +135,7 @@ def draw_knobs(seed: int) -> Knobs:
         documents=rng.choice((1, 2)) if sharing else rng.choice((0, 3, 6)),
         copies=4 if sharing else 1,
         vocabulary=rng.choice((4, 12, 60)),
+        stop_every=rng.choice((37, 300, 2000)),
         acceptance=rng.choice((0.0, 0.3, 0.7, 1.0)),
         device_drafts=rng.random() < 0.5,
         deadlines=rng.random() < 0.3,
@@ -221,13 +224,13 @@ def _draw_limits(rng: Random, chunked: bool, multiple: int, caching: bool) -> Sc
 
 def _draw_faults(rng: Random) -> FaultRates:
     def rate(most: float) -> float:
-        return rng.choice((0.0, most * 0.1, most))
+        return rng.choice((0.0, 0.0, most * 0.1, most))
 
     return FaultRates(
-        abort=rate(0.2),
+        abort=rate(0.1),
         front_end_stop=rate(0.05),
         host_failure=rate(0.02),
-        failed_row=rate(0.2),
+        failed_row=rate(0.1),
         silent_nan=rate(0.1),
         failed_allocation=rate(0.1),
         worker_death=rate(0.005),

@@ -39,7 +39,9 @@ class Life:
     """For each group and block the version of its content that was compared."""
 
 
-def live_alone(request: Request, max_len: int, vocabulary: int) -> tuple[list[int], list[int]]:
+def live_alone(
+    request: Request, max_len: int, vocabulary: int, stop_every: int
+) -> tuple[list[int], list[int]]:
     """Tokens and chain of a solo run, up to its end or `max_len`."""
     chain = int.from_bytes(request.cache_domain[:8], "little") + 1
     tokens = list(request.prompt_ids)
@@ -51,7 +53,7 @@ def live_alone(request: Request, max_len: int, vocabulary: int) -> tuple[list[in
     if not request.sampling.ignore_eos:
         stops |= frozenset(request.eos_ids)
     while not request.pooling and len(tokens) < max_len:
-        token = _next_token(chain, vocabulary)
+        token = _next_token(chain, vocabulary, stop_every)
         tokens.append(token)
         chain = (chain * 6364136223846793005 + token + 1442695040888963407) & _MASK
         chains.append(chain)
@@ -60,8 +62,8 @@ def live_alone(request: Request, max_len: int, vocabulary: int) -> tuple[list[in
     return tokens, chains
 
 
-def _next_token(chain: int, vocabulary: int) -> int:
+def _next_token(chain: int, vocabulary: int, stop_every: int) -> int:
     draw = (chain ^ (chain >> 29)) * 0xBF58476D1CE4E5B9 & _MASK
-    if (draw >> 40) % 37 == 0:
+    if (draw >> 40) % stop_every == 0:
         return EOS if draw & 1 else STOP_ID
     return _FIRST_PLAIN + (draw >> 33) % vocabulary

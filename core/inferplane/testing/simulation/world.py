@@ -191,7 +191,9 @@ class World:
         self._require(16, worst <= self.blocks.usable, "admitted beyond the pool")
         limits = scheduler.limits
         self._require(20, scheduler.num_waiting <= limits.max_waiting + limits.max_seqs, "queue")
-        tokens, chains = live_alone(request, sequence.max_len, self.knobs.vocabulary)
+        tokens, chains = live_alone(
+            request, sequence.max_len, self.knobs.vocabulary, self.knobs.stop_every
+        )
         last = tokens[-1]
         stopped = len(tokens) > len(request.prompt_ids) and last in (EOS, STOP_ID)
         self.lives[request.request_id] = Life(

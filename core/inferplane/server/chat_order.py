@@ -1,0 +1,112 @@
+"""From the fields of a chat to a generation that can be admitted; shared by all chat dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from inferplane.server.answers.chat_events import ChoiceReader
+from inferplane.server.constraints import grammar_of
+from inferplane.server.context import ServerContext, Serving
+from inferplane.server.conversation import chat_text
+from inferplane.server.generation import Generation, Order
+from inferplane.server.handling import Asked
+from inferplane.server.prompts import Prompt, check_length, encode, truncated
+from inferplane.server.sampling import check_model_bounds, sampling_params
+from inferplane.server.schema.tools import ToolUse, tool_use
+from inferplane.server.served_model import ServedModel
+from inferplane.server.tools.formats import Format, format_named
+from inferplane.server.tools.stream import OutputParser, begins_thinking
+
+__all__ = ["ChatOrder", "prepare_chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOrder:
+    """A generation, not yet admitted, and how its text is to be read."""
+
+    generation: Generation
+    reader: Callable[[], ChoiceReader]
+    """Makes the reader of one choice."""
+
+
+async def prepare_chat(
+    context: ServerContext,
+    asked: Asked,
+    serving: Serving,
+    found: Mapping[str, Any],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+) -> ChatOrder:
+    """Checks that need the model, prompt, constraint and order of one chat.
+
+    `found` holds checked fields by the names of chat completions, whatever the dialect. Raises
+    ApiError or RequestError with those names.
+    """
+    report = asked.report
+    check_model_bounds(found, serving.info, report)
+    params = sampling_params(
+        found,
+        serving,
+        report,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        prompt_logprobs=found.get("prompt_logprobs"),
+    )
+    priority = asked.priority(context)
+    report.raise_problems()
+    max_len = serving.info.max_model_len
+    text = await chat_text(serving.model, found, context.limits, max_len, report)
+    report.raise_problems()
+    ids = await encode(serving.model, text, found.get("add_special_tokens", False))
+    ids = truncated(ids, found, max_len, max_tokens or 1, report)
+    prompt = Prompt(ids, param="messages")
+    check_length(prompt, max_tokens, serving)
+    use = tool_use(found)
+    row = _format(serving.model, use)
+    thinking = begins_thinking(serving.model.pick.format, text)
+    grammar = await grammar_of(
+        context, serving, found, use, row, report, tenant=asked.caller.name, thinking=thinking
+    )
+    report.raise_problems()
+    order = Order(
+        [prompt],
+        replace(params, grammar=grammar),
+        asked.request_id,
+        asked.caller,
+        asked.began,
+        priority,
+        found.get("cache_salt"),
+        asked.deadline_s(),
+        markers=serving.model.markers[row.name],
+    )
+    reader = _reader(row, use, text, found.get("include_reasoning", True))
+    return ChatOrder(Generation(context, serving, order), reader)
+
+
+def _format(model: ServedModel, use: ToolUse) -> Format:
+    """The model's own format; Hermes' where it has none for calls, or where a call is forced."""
+    row = model.pick.format
+    if use.mode == "required":
+        return format_named("hermes")
+    told = model.template is not None and not model.template.takes_tools
+    return format_named("hermes") if use.tools and (told or not row.tools) else row
+
+
+def _reader(
+    row: Format, use: ToolUse, prompt: str, include_reasoning: bool
+) -> Callable[[], ChoiceReader]:
+    thinking = begins_thinking(row, prompt)
+    reads = bool(use.tools) or row.think[0] != ""
+
+    def make() -> ChoiceReader:
+        if not reads:
+            return ChoiceReader(None)
+        parser = OutputParser(row, use.tools, thinking=thinking, at_most_one=not use.parallel)
+        return ChoiceReader(parser, include_reasoning)
+
+    return make
