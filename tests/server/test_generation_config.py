@@ -21,6 +21,8 @@ def file(tmp_path_factory):
 def opinionated(start, file):
     server = start(generation_config=str(file))
     server.wait_ready()
+    while "Ready in" not in server.output.getvalue():  # the banner follows readiness
+        pass
     return server
 
 
