@@ -163,6 +163,7 @@ MUTANTS = (
     ),
 )
 
+
 def write_zoo_plugin(name: str, variant: Variant, folder: Path) -> Path:
     """A correct plugin: the template, and for a wide one every further part there is."""
     target = write_plugin(name, folder, variant)
