@@ -38,11 +38,6 @@ class StepBudget:
         self._shape = (0, 0, 0, 0)
 
     @property
-    def limits_shapes(self) -> bool:
-        """Whether the platform has a say in shapes."""
-        return self._shapes is not None
-
-    @property
     def prefills_full(self) -> bool:
         """Whether one more prefilling sequence is too many."""
         return len(self.prefills) >= self.max_prefills

@@ -94,9 +94,14 @@ class PrefixCache:
         first = sequence.registered
         if full <= first:
             return
-        self._chain.extend(sequence, full)
-        for index in range(first, full):
-            self._enter(sequence, index, pending=True)
+        digests = self._chain.extend(sequence, full)
+        contents, cache = sequence.contents, self.index
+        for table, suffix in zip(sequence.tables, self._suffixes, strict=True):
+            for index in range(first, full):
+                block = table[index]
+                if block:
+                    cache.add(block, digests[index] + suffix, contents[index] if contents else -1)
+                    cache.pending[block] = (sequence, self.step)
         sequence.registered = full
 
     def publish(self, sequence: Sequence, full: int) -> None:
@@ -105,7 +110,7 @@ class PrefixCache:
         if len(sequence.digests) < full:
             self._chain.extend(sequence, full)
         for index in range(first, full):
-            self._enter(sequence, index, pending=False)
+            self._prove(sequence, index)
             if self._parts is not None:
                 self._parts.add(sequence, index, sequence.tables[0][index])
         sequence.published = full
@@ -140,20 +145,17 @@ class PrefixCache:
             )
         return PartialIndex(unit, self._block_size, self._chain, self.index)
 
-    def _enter(self, sequence: Sequence, index: int, pending: bool) -> None:
-        """Let every group's block `index` be found."""
-        content = sequence.contents[index] if sequence.contents else -1
-        digest, cache = sequence.digests[index], self.index
-        keys, suffixes = cache.keys, self._suffixes
+    def _prove(self, sequence: Sequence, index: int) -> None:
+        """Let everybody find every group's block `index`."""
+        digest, cache, suffixes = sequence.digests[index], self.index, self._suffixes
         for group, table in enumerate(sequence.tables):
             block = table[index]
             if not block:
                 continue
-            if keys[block] is None:
+            if cache.keys[block] is None:
+                content = sequence.contents[index] if sequence.contents else -1
                 cache.add(block, digest + suffixes[group], content)
-                if pending:
-                    cache.pending[block] = (sequence, self.step)
-            elif not pending:
+            else:
                 cache.pending.pop(block, None)
 
     def _announce(self, events: EventLog, sequence: Sequence, first: int, full: int) -> None:

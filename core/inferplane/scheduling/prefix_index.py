@@ -49,11 +49,10 @@ class PrefixIndex:
             found[block] = None
 
     def remove(self, block: int) -> bytes | None:
-        """Forget the block; returns its key if no other block has it."""
+        """Forget a block that can be looked up; returns its key if no other block has it."""
         key = self.keys[block]
+        assert key is not None
         self.pending.pop(block, None)
-        if key is None:
-            return None
         self.keys[block] = None
         found = self._blocks[key]
         if isinstance(found, int):
@@ -95,8 +94,8 @@ class PrefixIndex:
         return list(self._candidates(key))
 
     def _candidates(self, key: bytes) -> Iterator[int]:
-        found = self._blocks.get(key)
+        found = self._blocks[key]
         if isinstance(found, int):
             yield found
-        elif found is not None:
+        else:
             yield from found

@@ -101,3 +101,51 @@ def test_one_region_per_request_is_just_a_large_block(bench):
     b.run()
     assert b.scheduler.counters.preemptions == 0
     assert all(len(b.outputs[name]) == 20 for name in "abc")
+
+
+def test_drafts_are_given_up_for_a_shape_that_exists(bench):
+    b = bench(shapes=Most(max_query=10), settings={"num_drafts": 3})
+    b.add("a", 10, 20)
+    b.step()
+    b.scheduler._state.shapes.most = {"max_query": 2}
+    b.scheduler.offer_drafts("a", [1, 2, 3])
+    assert b.step() == {"a": 1}
+
+
+def test_nothing_is_padded_into_a_shape_that_does_not_exist(bench):
+    b = bench(shapes=Most(max_query=10), settings={"num_drafts": 3})
+    b.add("a", 10, 20)
+    b.step()
+    b.scheduler._state.shapes.most = {"max_query": 3}
+    plan = b.schedule()
+    assert (b.sizes(plan), b.drafts(plan)) == ({"a": 1}, {"a": []})
+
+
+def test_only_plain_decodes_sit_out_for_a_shape(bench):
+    class Fickle(ShapePolicy):
+        answers = [True] * 6
+
+        def admits(self, shape):
+            return self.answers.pop(0) if self.answers else False
+
+    b = bench(shapes=Fickle(), settings={"num_drafts": 3})
+    b.add("a", 10, 20)
+    b.step()
+    b.scheduler.offer_drafts("a", [1, 2, 3])
+    Fickle.answers = [True]
+    assert b.step() == {"a": 4}
+
+
+def test_no_token_is_left_for_those_behind(bench):
+    b = bench(budget=10, settings={"num_drafts": 9})
+    b.add("a", 5, 20)
+    b.add("b", 5, 20)
+    b.step()
+    b.scheduler.offer_drafts("a", range(8))
+    b.scheduler.offer_drafts("b", range(8))
+    assert b.step() == {"a": 9, "b": 1}
+    b.scheduler.offer_drafts("a", range(8))
+    b.finish("b")
+    b.add("c", 5)
+    plan = b.schedule()
+    assert plan.skipped.get("c") in (None, SkipReason.BUDGET)

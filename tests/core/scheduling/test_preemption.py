@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from inferplane.scheduling.plan import SkipReason
+from inferplane.scheduling.preemption import choose_victim
 from inferplane.scheduling.sequence import SequenceState
 
 
@@ -172,3 +173,11 @@ def test_admission_wants_room_for_the_whole_prompt(bench):
         b.step()
         b.add("b", 120, 2)
         assert b.step() == expected
+
+
+def test_on_a_device_that_cannot_recompute_nobody_is_a_victim(bench):
+    b = bench(limits={"preemption": "none"})
+    b.add("a", 10)
+    b.add("b", 10)
+    b.step()
+    assert choose_victim(b.scheduler._state) is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from inferplane.errors import ConfigError, RequestError
+from inferplane.interfaces import StepResult
 from inferplane.request import FinishReason
 from inferplane.scheduling.plan import SkipReason
 from inferplane.scheduling.sequence import SequenceState
@@ -489,3 +491,48 @@ def test_scored_prompts_are_computed_in_full(bench):
     b.run()
     b.add("b", 40, 1, same=True, prompt_logprobs=1)
     assert b.step() == {"b": 40}
+
+
+def test_a_pooling_request_preempted_in_flight_is_answered_all_the_same(bench):
+    b = bench(pool=11, caching=False)
+    b.add("a", 80, 20)
+    first = b.schedule()
+    b.add("p", 80, None, pooling=True)
+    second = b.schedule()
+    b.update(first)
+    assert b.schedule().preempted == ["p"]
+    result = StepResult(np.zeros((0, 1), np.int32), embeddings=np.ones((1, 4), np.float32))
+    (event,) = b.scheduler.update(second, result)
+    assert (event.finish, event.row) == (FinishReason.STOP, 0)
+    assert event.sequence.state.terminal
+    assert b.waiting == []
+
+
+def test_a_pooled_vector_that_is_not_finite_fails_its_request(bench):
+    b = bench()
+    b.add("p", 40, None, pooling=True, same=True)
+    plan = b.schedule()
+    bad = np.array([[1.0, np.inf]], np.float32)
+    (event,) = b.scheduler.update(plan, StepResult(np.zeros((0, 1), np.int32), embeddings=bad))
+    assert event.error == "model_numerical_error"
+    b.add("next", 40, same=True)
+    plan = b.schedule()
+    assert b.sizes(plan) == {"next": 40}
+    assert len(plan.zeroed) == 3
+
+
+def test_drafts_for_nobody_are_ignored(bench):
+    b = bench()
+    b.add("a", 10)
+    b.scheduler.offer_drafts("a", [1, 2])
+    b.scheduler.offer_drafts("nobody", [1, 2])
+    assert b.scheduler.sequences["a"].drafts == []
+
+
+def test_a_reset_forgets_beginnings_of_blocks_too(bench):
+    b = bench(cache={"match_unit": 4})
+    b.add("a", 30, 1, same=True)
+    b.run()
+    assert b.scheduler.reset_prefix_cache()
+    b.add("b", 30, 1, same=True)
+    assert b.step() == {"b": 30}
