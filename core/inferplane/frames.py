@@ -91,13 +91,13 @@ class FrameSocket:
 
     def flush(self) -> None:
         """Send what is left from before."""
-        while self._unsent and not self.closed:
+        while self._unsent:
             try:
                 sent = self._end.send(self._unsent)
             except BlockingIOError:
                 return
-            except OSError:
-                self.closed = True
+            except OSError:  # nobody reads any more; what was said before can still be taken
+                self._unsent.clear()
                 return
             del self._unsent[:sent]
 
@@ -106,7 +106,7 @@ class FrameSocket:
         deadline = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._end, select.POLLOUT)
-        while self._unsent and not self.closed and (left := deadline - time.monotonic()) > 0:
+        while self._unsent and (left := deadline - time.monotonic()) > 0:
             poll.poll(left * 1000)
             self.flush()
 

@@ -67,7 +67,17 @@ def test_sending_to_the_dead_is_no_error(pair) -> None:
     left, right = pair
     right.close()
     left.send(b"x" * 10_000_000)
-    assert left.closed
+    assert left.unsent_bytes == 0
+    assert left.take() is None and left.closed
+
+
+def test_last_words_outlive_a_failed_answer(pair) -> None:
+    left, right = pair
+    right.send(b"last words")
+    right.close()
+    left.send(b"too late")
+    assert left.take() == b"last words"
+    assert left.take() is None and left.closed
 
 
 def test_wait_ends_when_its_time_is_over(pair) -> None:
