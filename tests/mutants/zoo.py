@@ -161,7 +161,31 @@ MUTANTS = (
         "self._drawn[batch.token_source[late]]",
         "self._drawn[batch.token_source[late] - 1]",
     ),
+    narrow(
+        "leaks_a_lane_when_a_prompt_is_aborted",
+        7,
+        "executor.py",
+        "        if batch.zeroed is not None:\n",
+        "        self._keep_lanes(batch)\n        if batch.zeroed is not None:\n",
+    ),
 )
+
+LANES = '''
+    def _keep_lanes(self, batch: api.StepBatch) -> None:
+        """A device with a place for each lane, which it gives back only after an answer began."""
+        from inferplane.errors import DeviceError
+
+        taken, begun = self.__dict__.setdefault("lanes", ([], set()))
+        for lane in () if batch.released is None else batch.released.tolist():
+            if lane in begun and lane in taken:
+                taken.remove(lane)
+            begun.discard(lane)
+        new = batch.positions[batch.query_start[:-1]] == 0
+        taken += batch.lanes[new].tolist()
+        begun |= set(batch.lanes[batch.sampled].tolist())
+        if len(taken) > self._config.max_num_seqs + 40:
+            raise DeviceError("no place left for another lane")
+'''
 
 
 def write_zoo_plugin(name: str, variant: Variant, folder: Path) -> Path:
@@ -206,6 +230,8 @@ def write_mutant(mutant: Mutant, folder: Path) -> tuple[Path, str]:
     package = target / f"inferplane_{mutant.name}"
     for change in mutant.changes:
         _apply(package, change)
+        if "_keep_lanes" in change.new:
+            _extend(package / change.file, LANES)
     return target, mutant.name
 
 

@@ -89,6 +89,26 @@ class ServiceConformance(Conformance):
         after = _run(engine, [replace_id(probe, "again")])
         assert after.tokens["again"] == before.tokens[probe.request_id]
 
+    def test_an_aborted_prompt_gives_its_place_back(self, started: Started) -> None:
+        """Ended in the middle of its prompt, before any answer, more often than there are lanes."""
+        engine, config = _engine(started), started.plan.config
+        length = min(2 * config.max_batched_tokens, config.max_model_len - 1)
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        load = Load()
+        for number in range(8 * config.max_num_seqs):
+            prompt = tuple(3 + (number + n) % 300 for n in range(length))
+            request = Request(request_id=f"{number}", prompt_ids=prompt, sampling=params)
+            load.prompts[request.request_id] = request
+            assert isinstance(engine.add(request), Admitted)
+            engine.step()
+            engine.abort([request.request_id])
+            load.take(engine)
+        while engine.busy:
+            engine.step()
+        load.take(engine)
+        assert set(load.finished.values()) <= {FinishReason.ABORT, FinishReason.LENGTH}
+        _assert_nothing_left(engine)
+
     def test_scarce_memory_delays_and_changes_nothing(
         self, started: Started, subject: Subject
     ) -> None:
