@@ -1,15 +1,54 @@
 import asyncio
 import json
+import os
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from os import close, pidfd_open
 from pathlib import Path
 
 import pytest
 
+from inferplane.catalogue import resolve_model
+from inferplane.config import DEFAULT_MODEL
 from inferplane.engine.client import EngineClient, Patience
 from inferplane.launch import LaunchPlan
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The default model's file, fetched once into the user's cache.
+
+    Skipped only where INFERPLANE_OFFLINE forbids the fetch and the cache is empty.
+    """
+    offline = bool(os.environ.get("INFERPLANE_OFFLINE"))
+    try:
+        return resolve_model(DEFAULT_MODEL, offline=offline)
+    except Exception as error:
+        if not offline:
+            raise
+        pytest.skip(f"INFERPLANE_OFFLINE is set: {error}")
+
+
+@pytest.fixture(scope="session")
+def url(default_model: Path) -> Iterator[str]:
+    """A server of the default model on the cpu plugin, shared by all tests."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "inferplane", "serve", "--port", "0", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout is not None
+    try:
+        line = server.stdout.readline()
+        yield next(word.rstrip(",") for word in line.split() if word.startswith("http"))
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
 
 
 @asynccontextmanager

@@ -1,39 +1,12 @@
 """The default model behind the official client: what a user does first."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from inferplane.catalogue import resolve_model
 from inferplane.config import DEFAULT_MODEL
-from inferplane.errors import InferplaneError
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A server of the default model on the cpu plugin."""
-    try:
-        resolve_model(DEFAULT_MODEL, offline=True)
-    except InferplaneError as error:
-        pytest.skip(f"the default model is not in the cache, and tests fetch nothing: {error}")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "inferplane", "serve", "--port", "0", "--device", "cpu"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert server.stdout is not None
-    try:
-        line = server.stdout.readline()
-        yield next(word.rstrip(",") for word in line.split() if word.startswith("http"))
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
 
 
 @pytest.fixture(scope="module")
