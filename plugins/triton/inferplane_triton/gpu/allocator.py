@@ -10,10 +10,10 @@ import torch
 from inferplane.errors import DeviceError
 from inferplane.interfaces import Allocator, DeviceRuntime, Tag
 
-__all__ = ["CudaAllocator"]
+__all__ = ["GpuAllocator"]
 
 
-class CudaAllocator(Allocator):
+class GpuAllocator(Allocator):
     """A ledger of what stayed allocated when each purpose's scope was left.
 
     Captured graphs hold addresses, so memory cannot be released and restored elsewhere: `release`
@@ -22,6 +22,7 @@ class CudaAllocator(Allocator):
 
     def __init__(self, device: DeviceRuntime) -> None:
         self._device = torch.device(device.torch_device)
+        self._api = torch.get_device_module(self._device)
         self._used: dict[Tag, int] = {}
 
     def pool(self, tag: Tag) -> AbstractContextManager[None]:
@@ -34,15 +35,15 @@ class CudaAllocator(Allocator):
 
     @contextmanager
     def _charging(self, tag: Tag) -> Iterator[None]:
-        before = torch.cuda.memory_allocated(self._device)
+        before = self._api.memory_allocated(self._device)
         try:
             yield
         except torch.OutOfMemoryError as error:
-            free, total = torch.cuda.mem_get_info(self._device)
+            free, total = self._api.mem_get_info(self._device)
             ledger = ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in self._used.items())
             raise DeviceError(
                 f"the device has no memory left for {tag}: {free / 2**30:.2f} of "
                 f"{total / 2**30:.2f} GiB are free, held so far: {ledger or 'nothing'} ({error})"
             ) from error
-        grown = torch.cuda.memory_allocated(self._device) - before
+        grown = self._api.memory_allocated(self._device) - before
         self._used[tag] = self._used.get(tag, 0) + max(grown, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from inferplane.interfaces import Array
-from inferplane_cuda.upload import InputLayout
+from inferplane_triton.gpu.upload import InputLayout
 
 STEP = {
     "token_ids": np.arange(5, dtype=np.int32),

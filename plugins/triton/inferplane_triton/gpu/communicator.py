@@ -1,4 +1,4 @@
-"""Collectives between GPUs through NCCL, captured like any kernel."""
+"""Collectives between GPUs through the vendor's library, captured like any kernel."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from torch import Tensor
 
 from inferplane.interfaces import Communicator, DeviceRuntime, WorkerContext
 
-__all__ = ["NcclCommunicator"]
+__all__ = ["GpuCommunicator"]
 
 
-class NcclCommunicator(Communicator):
+class GpuCommunicator(Communicator):
     """One group over all ranks of the model."""
 
-    def __init__(self, context: WorkerContext, device: DeviceRuntime) -> None:
+    def __init__(self, context: WorkerContext, device: DeviceRuntime, backend: str) -> None:
+        """`backend`: torch's name of the library ("nccl", which HIP builds answer with RCCL)."""
         self.rank = context.rank
         self.world_size = context.config.tensor_parallel
         where = torch.device(device.torch_device)
-        torch.cuda.set_device(where)
+        torch.get_device_module(where).set_device(where)
         dist.init_process_group(
-            "nccl",
+            backend,
             init_method=context.rendezvous,
             rank=self.rank,
             world_size=self.world_size,

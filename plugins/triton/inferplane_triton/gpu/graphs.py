@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +18,18 @@ from inferplane.interfaces import (
     StepFunction,
 )
 
-__all__ = ["CudaGraphs"]
+__all__ = ["GpuGraphs"]
+
+_GRAPH = {"cuda": "CUDAGraph", "xpu": "XPUGraph"}
 
 
-class CudaGraphs(GraphCompiler):
+class GpuGraphs(GraphCompiler):
     """Captures whole steps. All graphs share one pool: only one runs at a time."""
 
     def __init__(self, device: DeviceRuntime) -> None:
         self._device = torch.device(device.torch_device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._api = torch.get_device_module(self._device)
+        self._pool = self._api.graph_pool_handle()
         self._compiles = self._after_seal = 0
         self._seconds = 0.0
         self._sealed = False
@@ -42,11 +46,11 @@ class CudaGraphs(GraphCompiler):
         `example` holds the addresses that every later upload for this bucket must use.
         """
         began = time.perf_counter()
-        graph = torch.cuda.CUDAGraph()
+        graph = getattr(self._api, _GRAPH[self._device.type])()
         try:
             fn(kv, example)
-            torch.cuda.synchronize(self._device)
-            with torch.cuda.graph(graph, pool=self._pool):
+            self._api.synchronize(self._device)
+            with self._api.graph(graph, pool=self._pool):
                 outputs = fn(kv, example)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
@@ -74,8 +78,7 @@ class CudaGraphs(GraphCompiler):
 
     def fingerprint(self) -> str:
         """Graphs live in memory only; this names what the kernels were built with."""
-        major, minor = torch.cuda.get_device_capability(self._device)
-        return f"sm_{major}{minor}-torch{torch.__version__}-cuda{torch.version.cuda}"
+        return f"{self._api.get_device_name(self._device)}-torch{torch.__version__}"
 
 
 class _Replay:
@@ -85,7 +88,7 @@ class _Replay:
 
     def __init__(
         self,
-        graph: torch.cuda.CUDAGraph,
+        graph: Any,
         bucket: Bucket,
         inputs: Mapping[str, Tensor],
         outputs: Mapping[str, Tensor],
