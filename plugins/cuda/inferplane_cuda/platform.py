@@ -24,8 +24,8 @@ _OLDEST = (7, 5)
 class Cuda(TorchGpu):
     """The driver says what is there; the parts are those of every GPU, and FlashAttention 3."""
 
-    name: ClassVar[str] = "cuda"
-    collectives: ClassVar[str] = "nccl"
+    _name: ClassVar[str] = "cuda"
+    _collectives: ClassVar[str] = "nccl"
 
     def probe(self, env: Mapping[str, str]) -> Probe:
         """Driver and devices first, then torch and Triton; CUDA_VISIBLE_DEVICES is honoured."""

@@ -51,7 +51,8 @@ class HygieneConformance(Conformance):
     ) -> None:
         """No torch, no SDK: an import here would cost everybody, or break everybody."""
         own = {subject.owner.source.module.split(".")[0], subject.entry.target.split(".")[0]}
-        own |= {source.module.split(".")[0] for source in find_plugins(None)}  # may build on them
+        others = [*find_plugins(None), *(p.source for p in subject.plugins.loaded)]
+        own |= {source.module.split(".")[0] for source in others}  # it may build on another plugin
         for module, seen in light_modules.items():
             assert seen.error == "", module
             top = {name.split(".")[0] for name in seen.new_modules}

@@ -43,11 +43,11 @@ class TorchGpu(Platform):
     may be initialised.
     """
 
-    name: ClassVar[str]
+    _name: ClassVar[str]
     """As it is registered."""
-    collectives: ClassVar[str]
+    _collectives: ClassVar[str]
     """torch.distributed's name of the vendor's library."""
-    graphs: ClassVar[Literal["on", "off"]] = "on"
+    _graphs: ClassVar[Literal["on", "off"]] = "on"
     """Whether small steps are captured unless asked otherwise."""
 
     def resolve(
@@ -58,7 +58,7 @@ class TorchGpu(Platform):
             value = config.options.get(option, choices[0])
             if value not in choices:
                 raise ConfigError(
-                    f"option {option}={value!r} of device {self.name}: it takes "
+                    f"option {option}={value!r} of device {self._name}: it takes "
                     f"{' or '.join(choices)}"
                 )
         if config.options.get("placement") == "inline" and config.tensor_parallel > 1:
@@ -76,7 +76,7 @@ class TorchGpu(Platform):
 
     def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
         """A graph a decode batch size and a short prompt's length; other steps run eagerly."""
-        if config.options.get("graphs", self.graphs) == "off":
+        if config.options.get("graphs", self._graphs) == "off":
             return ShapePolicy()
         return StepLadder(config.max_num_seqs, config.max_batched_tokens)
 
@@ -106,7 +106,7 @@ class TorchGpu(Platform):
             return None
         from inferplane_triton.gpu.communicator import GpuCommunicator  # likewise
 
-        return GpuCommunicator(context, device, self.collectives)
+        return GpuCommunicator(context, device, self._collectives)
 
 
 def gpu_capabilities(
