@@ -1,34 +1,40 @@
-"""A sample of seeds; `python -m inferplane.testing.simulation --seeds N` runs more of them."""
+"""A sample of seeds; `scripts/simulate` runs more of them."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import inferplane.testing.simulation as simulation
 from inferplane.testing.simulation import Knobs, draw_knobs, replay, simulate
 from inferplane.testing.simulation.actions import Add, Answer, Step
+from inferplane.testing.simulation.campaign import Tally, run_campaign, run_slice
 from inferplane.testing.simulation.knobs import FaultRates
+from inferplane.testing.simulation.ledger import read_ledger, record, scheduler_digest
 from inferplane.testing.simulation.minimiser import minimise
 from inferplane.testing.simulation.runner import Report
-from inferplane.testing.simulation.violation import Stuck, Violation
+from inferplane.testing.simulation.violation import INVARIANTS, Stuck, Violation
 
-SEEDS = range(0, 60)
+SEEDS = range(0, 1000)
 STEPS = 60
+PART = 50
 
 
-@pytest.mark.parametrize("first", range(SEEDS.start, SEEDS.stop, 10))
+@pytest.mark.parametrize("first", range(SEEDS.start, SEEDS.stop, PART))
 def test_invariants_hold_under_faults_and_everybody_finishes_after_them(first):
     steps = 0
-    for seed in range(first, first + 10):
+    for seed in range(first, first + PART):
         report = simulate(seed, STEPS)
         steps += report.steps
         assert report.failure is None, f"seed {seed}: {report.failure}"
-    assert steps > 8 * STEPS
+    assert steps > PART * STEPS
 
 
 def test_a_run_can_be_done_again_byte_for_byte():
@@ -130,3 +136,29 @@ def test_the_command_prints_the_digest_of_a_seed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["simulation", "--seed", "4", "--steps", "30"])
     assert command.main() == 0
     assert simulate(4, 30).digest in capsys.readouterr().out
+
+
+def test_every_invariant_is_checked_somewhere():
+    (folder,) = simulation.__path__
+    code = "".join(path.read_text() for path in sorted(Path(folder).glob("*.py")))
+    raised = re.findall(r"(?:Violation|Stuck|_require)\(\s*(\d+)(?: if [^,]+ else (\d+))?,", code)
+    assert {int(number) for pair in raised for number in pair if number} == set(INVARIANTS)
+    assert set(INVARIANTS) == set(range(1, 29))
+
+
+def test_many_processes_do_what_one_does():
+    alone = run_slice(range(30, 54), 20)
+    tally = run_campaign(range(30, 54), 20, 2)
+    assert (tally.seeds, tally.steps, tally.failures) == (24, alone.steps, [])
+    assert run_campaign(range(30, 54), 20, 1, until=0.0).seeds == 0
+
+
+def test_the_ledger_adds_up_what_these_sources_survived(tmp_path):
+    file = tmp_path / "ledger.json"
+    record(file, Tally(0, seeds=5, steps=700, seconds=1.0), 100, 2)
+    record(file, Tally(5, seeds=5, steps=300, seconds=1.0, failures=[7]), 100, 2)
+    record(file, Tally(10, seeds=1, steps=50, seconds=0.5), 50, 1)
+    ledger = read_ledger(file)
+    assert [run.first_seed for run in ledger.runs] == [0, 5, 10]
+    assert ledger.steps_of(scheduler_digest()) == 750
+    assert ledger.steps_of("other sources") == 0

@@ -1,6 +1,6 @@
 """Deterministic simulation of the scheduler with a fake device that remembers what it was told.
 
-python -m inferplane.testing.simulation --seed 7 --steps 2500
+inferplane-sim --seed 7 --steps 2500
 """
 
 from inferplane.testing.simulation.knobs import Knobs, draw_knobs

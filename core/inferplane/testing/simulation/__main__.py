@@ -1,12 +1,16 @@
-"""Command line of the simulation: one seed, or many."""
+"""Command line of the simulation, `inferplane-sim`: one seed, or many on several cores."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from time import perf_counter
+import time
+from pathlib import Path
 
+from inferplane.testing.simulation.campaign import Tally, run_campaign
 from inferplane.testing.simulation.knobs import draw_knobs
+from inferplane.testing.simulation.ledger import record
 from inferplane.testing.simulation.minimiser import minimise
 from inferplane.testing.simulation.runner import Report, simulate
 from inferplane.testing.simulation.violation import Violation
@@ -14,27 +18,50 @@ from inferplane.testing.simulation.violation import Violation
 
 def main() -> int:
     """Run; the exit code tells a broken invariant (20), no progress (21) or a crash (22)."""
-    parser = argparse.ArgumentParser(prog="python -m inferplane.testing.simulation")
+    asked = _arguments()
+    if asked.seeds == 1:
+        report = simulate(asked.seed, asked.steps)
+        _tell(report)
+        return 0 if report.failure is None else _failed(report, asked.minimise)
+    until = time.monotonic() + 60 * asked.minutes if asked.minutes else None
+    tally = run_campaign(
+        range(asked.seed, asked.seed + asked.seeds), asked.steps, asked.jobs, until
+    )
+    print(_summary(tally, asked.jobs))
+    if asked.ledger is not None:
+        record(asked.ledger, tally, asked.steps, asked.jobs)
+    if not tally.failures:
+        return 0
+    return max(_failed(simulate(seed, asked.steps), asked.minimise) for seed in tally.failures)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="inferplane-sim", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
     parser.add_argument("--steps", type=int, default=2500, help="steps with faults for each seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="begin no seed after that; 0 = all"
+    )
+    parser.add_argument("--ledger", type=Path, help="JSON file that remembers every run")
     parser.add_argument("--minimise", action="store_true", help="shrink a failure")
-    asked = parser.parse_args()
-    started, steps = perf_counter(), 0
-    for seed in range(asked.seed, asked.seed + asked.seeds):
-        report = simulate(seed, asked.steps)
-        steps += report.steps
-        if asked.seeds == 1:
-            print(f"seed {seed}: {report.steps} steps, digest {report.digest}")
-            print(
-                f"ended: {report.finished}; preemptions {report.preemptions}, "
-                f"rollbacks {report.rollbacks}"
-            )
-        if report.failure is not None:
-            return _failed(report, asked.minimise)
-    seconds = perf_counter() - started
-    print(f"{asked.seeds} seeds, {steps} steps, {steps / seconds:.0f} steps/s, 0 failures")
-    return 0
+    return parser.parse_args()
+
+
+def _tell(report: Report) -> None:
+    print(f"seed {report.seed}: {report.steps} steps, digest {report.digest}")
+    print(
+        f"ended: {report.finished}; preemptions {report.preemptions}, rollbacks {report.rollbacks}"
+    )
+
+
+def _summary(tally: Tally, jobs: int) -> str:
+    rate = tally.steps / max(tally.seconds, 1e-9)
+    return (
+        f"{tally.seeds} seeds, {tally.steps} steps in {tally.seconds:.0f} s, {rate:.0f} steps/s on "
+        f"{jobs} processes, {len(tally.failures)} failures"
+    )
 
 
 def _failed(report: Report, shrink: bool) -> int:

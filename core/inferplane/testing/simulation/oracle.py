@@ -35,6 +35,10 @@ class Life:
     ended: bool = False
     last_computed: int = 0
     last_run: int = 0
+    read_run: int = -1
+    """The stay in the running list whose context the device has seen."""
+    from_cache: bool = False
+    """Whether the context it reads now can only come from the prefix cache."""
     checked: list[list[int]] = field(default_factory=list)
     """For each group and block the version of its content that was compared."""
 

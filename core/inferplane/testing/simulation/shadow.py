@@ -120,6 +120,8 @@ class ShadowDevice:
         life = self.life_of(entry.sequence.request_id)
         if not life.checked:
             life.checked = [[] for _ in self.windows]
+        life.from_cache = life.read_run != entry.sequence.run
+        life.read_run = entry.sequence.run
         finite = True
         for group, window in enumerate(self.windows):
             low = 0 if window is None else max(0, entry.start - window + 1)
@@ -168,7 +170,7 @@ class ShadowDevice:
             if found[: len(expected)] == expected:
                 return True  # the rest are tokens drawn after the end
             raise Violation(
-                12,
+                14 if life.from_cache else 12,
                 f"{entry.sequence.request_id} reads a foreign slot: positions {start} to "
                 f"{start + count - 1} in block {block}, step from {entry.start}",
             )

@@ -37,8 +37,9 @@ __all__ = ["FlakyBlocks", "World"]
 
 _THOROUGH_EVERY = 16
 _SMALL_POOL = 12
-_HARMLESS = (act.Add, act.Tick, act.Hold, act.ReadyAll, act.AnswerTwice)
-"""What moves no block: checked with the next step."""
+"""Walked four times as often."""
+_CHECKED_LATER = frozenset((act.Add, act.Answer, act.Tick, act.Hold, act.ReadyAll, act.AnswerTwice))
+"""What the next step's recount of blocks covers: it comes in the same or the next turn."""
 
 
 class FlakyBlocks(BlockManager):
@@ -75,6 +76,8 @@ class World:
         self.in_flight: deque[tuple[StepPlan, StepResult]] = deque()
         self.steps = 0
         self._checks = 0
+        small = knobs.num_blocks <= _SMALL_POOL
+        self._thorough_every = _THOROUGH_EVERY // 4 if small else _THOROUGH_EVERY
         self._planned_at = -1e18
         self.log = hashlib.sha256()
         self.useful_tokens = 0
@@ -123,8 +126,8 @@ class World:
     def apply(self, action: act.Action) -> None:
         """Do it and check everything."""
         self._handlers[type(action)](action)
-        if not isinstance(action, _HARMLESS):
-            self._check()
+        if type(action) not in _CHECKED_LATER:
+            self.check()
 
     def _step(self, action: act.Step) -> None:
         scheduler = self.scheduler
@@ -167,6 +170,7 @@ class World:
             self._require(25, scheduler.update(*old) == [], "an old epoch spoke")
         self._check_rows(plan, events)
         self._tell(events)
+        check_requests(scheduler, self.lives)
 
     def _answer_twice(self, action: act.AnswerTwice) -> None:
         if self._last is not None:
@@ -234,7 +238,10 @@ class World:
             return
         chosen = list(dict.fromkeys(names[number % len(names)] for number in action.numbers))
         events = self.scheduler.finish([*chosen, "nobody", *chosen], action.reason, action.error)
-        self._require(9, len(events) == len(chosen), f"{len(events)} ends for {len(chosen)}")
+        ended = [event.sequence.request_id for event in events]
+        self._require(28 if action.error else 9, ended == chosen, f"{ended} end, {chosen} should")
+        alive = len(self.scheduler.sequences)
+        self._require(28, alive == len(names) - len(chosen), f"{alive} of {len(names)} go on")
         for event in events:
             self.lives[event.sequence.request_id].ended = True
 
@@ -322,11 +329,12 @@ class World:
         outputs = len(life.tokens) - len(life.request.prompt_ids)
         self._require(11, life.emitted == outputs, (name, life.emitted, outputs))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Recount everything, the costly part now and then."""
         check_blocks(self.scheduler)
         check_requests(self.scheduler, self.lives)
         self._checks += 1
-        if self._checks % _THOROUGH_EVERY and self.knobs.num_blocks > _SMALL_POOL:
+        if self._checks % self._thorough_every:
             return
         check_free_list(self.scheduler)
         check_index(self.scheduler)
