@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from inferplane.hookspecs import Register, hookimpl
-    from inferplane.llm import LLM, Completion
+    from inferplane.llm import LLM, Completion, Embedding
     from inferplane.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Register", "SamplingParams", "__version__", "hookimpl"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Embedding",
+    "Register",
+    "SamplingParams",
+    "__version__",
+    "hookimpl",
+]
 
 _HOMES = {
     "LLM": "inferplane.llm",
     "Completion": "inferplane.llm",
+    "Embedding": "inferplane.llm",
     "Register": "inferplane.hookspecs",
     "SamplingParams": "inferplane.sampling_params",
     "hookimpl": "inferplane.hookspecs",

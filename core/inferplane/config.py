@@ -65,6 +65,11 @@ class ModelSettings:
         "Weights: auto serves them as they are stored, none dequantises GGUF, int8, int4 and fp8 "
         "quantise while loading.",
     )
+    task: Literal["auto", "generate", "embed", "score", "classify"] = _model(
+        "auto",
+        kinds.choice("auto", "generate", "embed", "score", "classify"),
+        "What requests may ask for; auto takes what the model was made for.",
+    )
     load_format: Literal["auto", "dummy"] = _model(
         "auto", kinds.choice("auto", "dummy"), "auto reads the weights, dummy makes them up."
     )
@@ -273,6 +278,7 @@ def launch_settings(settings: ModelSettings, model: Path) -> LaunchSettings:
         without=settings.without,
         load_format=settings.load_format,
         seed=settings.dummy_seed,
+        task=settings.task,
     )
 
 

@@ -71,6 +71,8 @@ class LaunchSettings:
     load_format: Literal["auto", "dummy"] = "auto"
     seed: int = 0
     """Of dummy weights."""
+    task: str = "auto"
+    """generate, embed, score or classify; "auto" = what the model is made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,13 @@ class LaunchPlan:
     """Of the model's files; 0 = made up."""
     fit_context: bool = False
     """The user left max_model_len to us: it may shrink to what memory holds."""
+    tasks: tuple[str, ...] = ("generate", "embed")
+    """What requests may ask of the model, the main task first."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether any request draws tokens."""
+        return "generate" in self.tasks
 
     def catalogue(self) -> Catalogue:
         """The register lines as registries."""

@@ -15,21 +15,24 @@ import msgspec
 
 from inferplane.catalogue import resolve_model
 from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.checkpoint.sentence_layout import read_sentence_layout
 from inferplane.config import DEFAULT_MODEL, ModelSettings, current_environment, launch_settings
 from inferplane.engine.messages import Rejected, SequenceOutput, TokenLogprobs
 from inferplane.engine.placement import make_executor
 from inferplane.engine.start_up import start_engine
 from inferplane.errors import ModelError, RequestError
+from inferplane.interfaces import Array, Choice
 from inferplane.launch import LaunchPlan, LaunchSettings
 from inferplane.model_config import read_model_config
 from inferplane.planner import run_planner
+from inferplane.pooled_values import shortened, unit, vector_of
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
 from inferplane.tokenization.chat_template import ChatTemplate
 from inferplane.tokenization.text_stream import TextStream
 from inferplane.tokenization.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["LLM", "Completion"]
+__all__ = ["LLM", "Completion", "Embedding"]
 
 Prompt: TypeAlias = str | Sequence[int]
 Message: TypeAlias = Mapping[str, Any]
@@ -61,6 +64,15 @@ class Completion:
     """Prompt tokens found in the prefix cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The vector of one text."""
+
+    prompt_ids: tuple[int, ...]
+    vector: Array
+    """f32[D], of length 1 unless raw ones were asked for."""
+
+
 class LLM:
     """A loaded model. Not for use from several threads at once.
 
@@ -83,9 +95,11 @@ class LLM:
         self._numbers = itertools.count()
         plan = _in_process(run_planner(_offline(launch_settings(asked, path))))
         executor = make_executor(plan, current_environment())
+        self._executor = executor
         self._finalizer = weakref.finalize(self, executor.close)
         started = start_engine(executor, plan, lambda *_: None, os.urandom(32))
         self._engine, self.plan = started.engine, started.launch
+        self._normalize = read_sentence_layout(self._checkpoint).normalize
         eos_ids = read_model_config(self._checkpoint).eos_ids
         self._eos_ids = eos_ids or (self._tokenizer.eos_ids if self._tokenizer else ())
 
@@ -100,6 +114,7 @@ class LLM:
         n > 1 a prompt's completions follow each other. Raises RequestError for a prompt or
         parameter that cannot be served; then nothing is generated.
         """
+        self._require("generate")
         many = _as_prompts(prompts)
         params = self._params(sampling, len(many))
         children = [
@@ -132,6 +147,35 @@ class LLM:
         ]
         return self.generate(prompts, sampling)
 
+    def embed(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+    ) -> list[Embedding]:
+        """The vector of every text, in order; texts get the tokenizer's special tokens.
+
+        `normalize` None = as the model's files say, else to length 1 or not; `dimensions` keeps
+        the first so many numbers, for models trained for that. Raises RequestError for a text that
+        cannot be read, or a model that makes no vectors; then nothing is computed.
+        """
+        self._require("embed")
+        many = [self._ids(text) for text in _as_prompts(texts)]
+        unit_length = self._normalize if normalize is None else normalize
+        vectors = [
+            vector if dimensions is None else shortened(vector, dimensions)
+            for vector in self._pool([(ids, 0) for ids in many])
+        ]
+        return [
+            Embedding(ids, unit(vector) if unit_length else vector)
+            for ids, vector in zip(many, vectors, strict=True)
+        ]
+
+    def choices(self) -> tuple[Choice, ...]:
+        """Which backend or kernel serves each kind of layer, and why the others do not."""
+        return self._executor.choices()
+
     def close(self) -> None:
         """Give the device back."""
         self._finalizer()
@@ -151,19 +195,61 @@ class LLM:
 
     def _run(self, open_children: dict[str, _Child]) -> None:
         engine = self._engine
-        for waiting in open_children.values():
-            answer = engine.add(waiting.request)
-            if isinstance(answer, Rejected):
-                raise RequestError(answer.code, answer.message, answer.param)
+        self._add([child.request for child in open_children.values()])
         while open_children:
-            engine.step()
-            outputs, engine.outputs = engine.outputs, []
-            for output in outputs:
+            for output in self._stepped():
                 child = open_children.get(output.request_id)
                 if child is not None and child.take(output):
                     del open_children[output.request_id]
                     if output.finish is None:  # a stop string, which the engine cannot see
                         engine.abort((output.request_id,), FinishReason.STOP)
+
+    def _pool(self, texts: Sequence[tuple[tuple[int, ...], int]]) -> list[Array]:
+        """f32[D] or f32[C] for each (ids, start of the second text or 0), all in one go."""
+        requests = [
+            Request(
+                request_id=f"offline-{next(self._numbers)}",
+                prompt_ids=ids,
+                sampling=SamplingParams(seed=0, max_tokens=1),
+                pooling=True,
+                second_start=second_start,
+            )
+            for ids, second_start in texts
+        ]
+        waiting = {request.request_id: place for place, request in enumerate(requests)}
+        made: dict[int, Array] = {}
+        try:
+            self._add(requests)
+            while waiting:
+                for output in self._stepped():
+                    place = waiting.pop(output.request_id, None)
+                    if output.error:
+                        raise RequestError(output.error, f"text {place} could not be computed")
+                    if place is not None:
+                        made[place] = vector_of(output.embedding)
+        finally:  # an error or Ctrl-C leaves nothing behind
+            self._engine.abort(tuple(waiting))
+            self._engine.outputs.clear()
+        return [made[place] for place in range(len(requests))]
+
+    def _add(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            answer = self._engine.add(request)
+            if isinstance(answer, Rejected):
+                raise RequestError(answer.code, answer.message, answer.param)
+
+    def _stepped(self) -> list[SequenceOutput]:
+        self._engine.step()
+        outputs, self._engine.outputs = self._engine.outputs, []
+        return outputs
+
+    def _require(self, task: str) -> None:
+        if task not in self.plan.tasks:
+            raise RequestError(
+                "unsupported_feature",
+                f"this model cannot {task}: it can {', '.join(self.plan.tasks)}; name another, or "
+                "set task",
+            )
 
     def _children(self, prompt: Prompt, params: SamplingParams) -> list[_Child]:
         ids = self._ids(prompt)

@@ -17,6 +17,7 @@ from inferplane.errors import ConfigError, DeviceUnavailableError, InferplaneErr
 from inferplane.interfaces import Capabilities, Platform, Probe, Topology
 from inferplane.launch import DeviceReport, LaunchPlan, LaunchSettings
 from inferplane.model_config import read_model_config
+from inferplane.model_tasks import choose_tasks
 from inferplane.plugins import LoadedPlugin, Plugins, find_plugins
 from inferplane.registry import Entry
 from inferplane.settle import apply_changes, check_settings, core_changes
@@ -100,12 +101,16 @@ def make_plan(
     note("read the model")
     checkpoint = open_checkpoint(Path(settings.config.model))
     weight_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
-    model = read_model_config(checkpoint, quantization=settings.config.quantization).shape()
+    model_config = read_model_config(checkpoint, quantization=settings.config.quantization)
+    tasks = choose_tasks(settings.task, model_config, checkpoint)
+    model = model_config.shape()
+    if tasks.max_tokens is not None:
+        model = replace(model, max_position=min(model.max_position, tasks.max_tokens))
     note(f"plan for device {chosen.name}")
     with _answers_of(chosen, "capabilities"):
         caps = platform.capabilities(probe, model)
         check_settings(chosen.name, settings.config, caps)
-    changes = core_changes(settings, caps, model)
+    changes = core_changes(settings, caps, model, generates=tasks.generates)
     config = apply_changes(settings.config, changes, "the core")
     with _answers_of(chosen, "resolve"):
         resolved = platform.resolve(config, caps, model)
@@ -135,6 +140,7 @@ def make_plan(
         seed=settings.seed,
         weight_bytes=0 if settings.load_format == "dummy" else weight_bytes,
         fit_context=settings.config.max_model_len == 0,
+        tasks=tasks.tasks,
     )
 
 

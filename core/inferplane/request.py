@@ -43,3 +43,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds from admission after which the request ends with `deadline_exceeded`."""
     pooling: bool = False
     """Wants the pooled vector, samples nothing."""
+    second_start: int = 0
+    """Where the second text of a pair begins, for encoders that tell the two apart; 0 = one text.
+    """

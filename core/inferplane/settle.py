@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 
 from inferplane.errors import ConfigError
 from inferplane.interfaces import Capabilities, Change, EngineConfig, ModelShape
-from inferplane.launch import LaunchSettings, SchedulerConfig
+from inferplane.launch import LaunchSettings
 
 __all__ = ["apply_changes", "check_settings", "core_changes"]
 
@@ -36,9 +36,12 @@ def check_settings(device: str, config: EngineConfig, caps: Capabilities) -> Non
 
 
 def core_changes(
-    settings: LaunchSettings, caps: Capabilities, model: ModelShape
+    settings: LaunchSettings, caps: Capabilities, model: ModelShape, *, generates: bool = True
 ) -> tuple[Change, ...]:
-    """Edits of the configuration that follow from the model and the device's limits."""
+    """Edits of the configuration that follow from the model and the device's limits.
+
+    `generates` False: only whole texts are computed, each in one step.
+    """
     config, limits = settings.config, caps.limits
     changes = []
     if config.dtype == "auto":
@@ -57,7 +60,8 @@ def core_changes(
     ):
         if most is not None and getattr(config, key) > most:
             changes.append(Change(key, most, "the device's limit"))
-    return (*changes, *_whole_prompts(config, settings.scheduler, caps, changes))
+    chunks = generates and caps.limits.chunked_prefill and settings.scheduler.chunked_prefill
+    return (*changes, *([] if chunks else _whole_prompts(config, caps, changes)))
 
 
 def apply_changes(config: EngineConfig, changes: Sequence[Change], owner: str) -> EngineConfig:
@@ -70,12 +74,8 @@ def apply_changes(config: EngineConfig, changes: Sequence[Change], owner: str) -
     return config
 
 
-def _whole_prompts(
-    config: EngineConfig, scheduler: SchedulerConfig, caps: Capabilities, so_far: list[Change]
-) -> list[Change]:
+def _whole_prompts(config: EngineConfig, caps: Capabilities, so_far: list[Change]) -> list[Change]:
     """Where prompts are never cut, one step must take the longest."""
-    if caps.limits.chunked_prefill and scheduler.chunked_prefill:
-        return []
     settled = apply_changes(config, so_far, "the core")
     if settled.max_batched_tokens >= settled.max_model_len:
         return []

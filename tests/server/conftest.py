@@ -28,7 +28,7 @@ TEMPLATE = (
 )
 
 
-def null_settings(folder: Path, *, options=None, scheduler=None, config=None, **more):
+def null_settings(folder: Path, *, options=None, scheduler=None, config=None, task="auto", **more):
     """Settings of a server over the null device."""
     named = {"max_model_len": 512, "max_num_seqs": 16, "max_batched_tokens": 256} | (config or {})
     engine = EngineConfig(model=str(folder), device="null", options=options or {}, **named)
@@ -36,6 +36,7 @@ def null_settings(folder: Path, *, options=None, scheduler=None, config=None, **
         config=engine,
         scheduler=scheduler or SchedulerConfig(),
         plugins=("inferplane.testing.null",),
+        task=task,
     )
     defaults = {"port": 0, "load_wait_s": 20.0, "drain_delay_s": 0.0, "shutdown_timeout_s": 5.0}
     return ServeSettings(launch=launch, model_source=MODEL, **(defaults | more))

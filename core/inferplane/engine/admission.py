@@ -18,7 +18,11 @@ __all__ = ["Admission", "beyond_device", "refused_params"]
 class Admission:
     """Checks requests against one device and one vocabulary."""
 
-    def __init__(self, caps: SamplerCaps, plugin: str, vocab_size: int) -> None:
+    def __init__(
+        self, caps: SamplerCaps, plugin: str, vocab_size: int, *, generates: bool = True
+    ) -> None:
+        """`generates` False: the model yields vectors and scores alone."""
+        self.generates = generates
         self.caps = caps
         self.plugin = plugin
         self.vocab_size = vocab_size
@@ -27,6 +31,8 @@ class Admission:
         """Raises RequestError naming the field at fault."""
         if not request.prompt_ids:
             raise RequestError("invalid_body", "the prompt has no tokens", "prompt")
+        if not (self.generates or request.pooling):
+            raise RequestError("unsupported_feature", "this model does not generate text", "prompt")
         self._check_ids(request.prompt_ids, "prompt")
         self._check_ids(request.eos_ids, "eos_ids")
         params = request.sampling

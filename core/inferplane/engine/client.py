@@ -137,7 +137,6 @@ class EngineClient:
         priority: int = 0,
         cache_domain: bytes = b"",
         deadline_s: float | None = None,
-        pooling: bool = False,
     ) -> GenerationStream:
         """Queue `params.n` sequences of one prompt and wait until the engine took all of them.
 
@@ -156,11 +155,43 @@ class EngineClient:
             priority=priority,
             cache_domain=cache_domain,
             deadline_s=deadline_s,
-            pooling=pooling,
         )
-        children = _children(request, params.n)
+        return await self._begin(request, _children(request, params.n))
+
+    async def pool(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        request_id: str = "",
+        priority: int = 0,
+        cache_domain: bytes = b"",
+        deadline_s: float | None = None,
+        second_start: int = 0,
+    ) -> GenerationStream:
+        """Queue one whole text, whose only output has its `embedding`; raises what `submit` does.
+
+        `second_start` is where the second text of a pair begins, 0 for one text.
+        """
+        if self.info is None or self.status.phase != "ready":
+            raise self._not_ready()
+        request = Request(
+            request_id=self._unique(request_id),
+            prompt_ids=tuple(prompt_ids),
+            sampling=SamplingParams(seed=0, max_tokens=1),
+            priority=priority,
+            cache_domain=cache_domain,
+            deadline_s=deadline_s,
+            pooling=True,
+            second_start=second_start,
+        )
+        return await self._begin(request, [request])
+
+    async def _begin(self, request: Request, children: Sequence[Request]) -> GenerationStream:
         stream = GenerationStream(
-            request_id, [child.request_id for child in children], self._abort, self._abort_later
+            request.request_id,
+            [child.request_id for child in children],
+            self._abort,
+            self._abort_later,
         )
         try:
             await self._admit(children, stream)

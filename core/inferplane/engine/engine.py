@@ -77,7 +77,7 @@ class Engine:
         self.builder = BatchBuilder(
             kv, sampler, config.max_num_seqs, config.max_model_len, vocab_size, self.grammars
         )
-        self.admission = Admission(sampler, launch.plugin, vocab_size)
+        self.admission = Admission(sampler, launch.plugin, vocab_size, generates=launch.generates)
         self.last_plan = StepPlan(0)
         self.in_flight: deque[Flight] = deque()
         self.outputs: list[SequenceOutput] = []

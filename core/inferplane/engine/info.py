@@ -36,6 +36,7 @@ def engine_info(
         refused_params=refused_params(launch.caps.sampler),
         phase_seconds=dict(phase_seconds),
         choices=tuple(_line(choice) for choice in executor.choices()),
+        tasks=launch.tasks,
         prefix_cache=launch.scheduler.prefix_cache and launch.caps.limits.prefix_cache,
     )
 

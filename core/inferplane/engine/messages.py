@@ -86,6 +86,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     """One line for each selected backend or kernel, with the rejected and why."""
     prefix_cache: bool = False
+    tasks: tuple[str, ...] = ("generate", "embed")
+    """What requests may ask of the model, the main task first."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

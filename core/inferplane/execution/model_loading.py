@@ -80,7 +80,7 @@ def load_model(
         config.dtype,
         config.vocab_size,
         binder,
-        read_pooling(checkpoint),
+        read_pooling(checkpoint, architecture),
     )
 
 

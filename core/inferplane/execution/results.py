@@ -69,7 +69,8 @@ class ResultMaker:
             scores = self._score(batch, outputs["hidden"], padded=inputs.padding is not None)
             wanted |= {"score." + name: x for name, x in scores._asdict().items()}
         if batch.embedded is not None:
-            wanted["embeddings"] = self._pool(batch, inputs.padding, outputs["hidden"])
+            pooled = self._pool(batch, inputs.padding, outputs["hidden"])
+            wanted["embeddings"] = self._model.head(pooled)
         return StepPending(inputs, self._device.to_host(wanted)), next_inputs
 
     def _draw(

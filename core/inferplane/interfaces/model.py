@@ -1,13 +1,14 @@
 """What a model is to the core: layers with KV, weights, one forward over flat tokens.
 
-T tokens, R sampled rows, N heads, K KV heads, H head size, D hidden size, V vocabulary.
+T tokens, R sampled rows, E pooled texts, N heads, K KV heads, H head size, D hidden size,
+V vocabulary, C classes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from inferplane.interfaces.executor import LayerKV
 
@@ -28,6 +29,11 @@ class ForwardContext(Protocol):
 class Model(ABC):
     """One architecture. Built by `Model(config, build)` with `inferplane.layers.build.Builder`."""
 
+    pooling: ClassVar[Literal["mean", "cls", "last"]] = "last"
+    """Which hidden state stands for a text, where the checkpoint does not say."""
+    has_head: ClassVar[bool] = False
+    """`head` does something, and was trained on `pooling`, whatever the checkpoint says."""
+
     @abstractmethod
     def kv_layers(self) -> tuple[LayerKV, ...]:
         """The attention layers with a cache, in order of use; known right after construction."""
@@ -43,3 +49,9 @@ class Model(ABC):
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """f32[R,V] for hidden[R,D]; columns beyond the vocabulary are -inf."""
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """(optional) f32[E,C] scores of classes for pooled states f32[E,D]; as they are if it has
+        no classes.
+        """
+        return pooled

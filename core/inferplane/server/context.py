@@ -70,6 +70,17 @@ class Serving:
     info: EngineInfo
     fingerprint: str
 
+    def require(self, *tasks: str) -> None:
+        """Raise ApiError `route_unsupported_by_model` unless the model does one of these tasks."""
+        served = self.info.tasks
+        if not set(tasks) & set(served):
+            raise ApiError.of(
+                "route_unsupported_by_model",
+                f"this route needs a model that can {' or '.join(tasks)}; the served one can "
+                f"{', '.join(served)}",
+                hint="serve another model, or start the server with --task",
+            )
+
 
 class ServerContext:
     """Settings, the engine, and what was measured."""

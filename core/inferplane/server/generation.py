@@ -18,7 +18,7 @@ from inferplane.server.errors import CODES, ApiError
 from inferplane.server.prompts import Prompt
 from inferplane.tokenization.text_stream import TextDelta, TextStream
 
-__all__ = ["Choice", "Generation", "Order"]
+__all__ = ["Choice", "Generation", "Order", "raise_failure"]
 
 _QUEUED_EVENTS = 64
 
@@ -78,6 +78,7 @@ class Generation:
     async def admit(self) -> None:
         """Submit every prompt. Raises RequestError or EngineError; then nothing is left running."""
         order = self.order
+        self.serving.require("generate")
         self.context.lifecycle.running += 1
         self._counted = True
         try:
@@ -143,7 +144,7 @@ class Generation:
             if choice.text.stopped:
                 self._streams[number].finish(index)
             if delta.finish is not None:
-                _raise_failure(delta)
+                raise_failure(delta.finish, delta.error)
                 choice.finish = delta.finish
                 left -= 1
                 self._note_end(choice)
@@ -182,11 +183,12 @@ class Generation:
         metrics.generation_tokens.observe(choice.text.num_tokens)
 
 
-def _raise_failure(delta: TextDelta) -> None:
-    if delta.finish in (FinishReason.STOP, FinishReason.LENGTH):
+def raise_failure(finish: FinishReason | None, error: str) -> None:
+    """Raise the ApiError of a sequence that ended otherwise than well."""
+    if finish in (FinishReason.STOP, FinishReason.LENGTH):
         return
-    code = delta.error if delta.error in CODES else ""
-    if delta.finish is FinishReason.ABORT:
+    code = error if error in CODES else ""
+    if finish is FinishReason.ABORT:
         raise ApiError.of(code or "draining", _FAILURES.get(code, "the request was ended here"))
     raise ApiError.of(code or "internal_error", _FAILURES.get(code, "the request failed"))
 

@@ -23,7 +23,7 @@ from inferplane.server.schema.fields import Structure
 from inferplane.server.schema.report import Report
 from inferplane.server.sse import EventStream, StreamedAnswer
 
-__all__ = ["Asked", "WholeAnswer", "answer_headers", "ask", "finish", "handle_json"]
+__all__ = ["Asked", "WholeAnswer", "answer_headers", "ask", "finish", "handle_json", "refused"]
 
 _PRIORITIES = 1 << 31
 
@@ -153,7 +153,7 @@ async def finish(
     try:
         await generation.admit()
     except RequestError as error:
-        raise _refused(context, error) from None
+        raise refused(context, error) from None
     headers = answer_headers(context, asked)
     if asked.found.get("stream"):
         return EventStream(
@@ -173,7 +173,7 @@ async def finish(
     return Response(body, media_type="application/json", headers=headers)
 
 
-def _refused(context: ServerContext, error: RequestError) -> Exception:
+def refused(context: ServerContext, error: RequestError) -> Exception:
     """A refusal of the engine; a full queue says how long it takes to empty."""
     known = as_api_error(error)
     if known is None:

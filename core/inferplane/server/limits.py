@@ -32,6 +32,8 @@ class Limits:
     """Beyond `connections`, for probes alone."""
     messages: int = 4096
     prompts: int = 128
+    pooled_inputs: int = 2048
+    """Texts of one request for embeddings, scores or classes."""
     n: int = 128
     sequences: int = 256
     """n x prompts."""

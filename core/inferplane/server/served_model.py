@@ -9,9 +9,11 @@ from pathlib import Path
 import jiter
 
 from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.checkpoint.sentence_layout import read_sentence_layout
 from inferplane.config import ServeSettings
 from inferplane.errors import ConfigError
 from inferplane.model_config import ModelConfig, read_model_config
+from inferplane.model_tasks import class_labels
 from inferplane.server.schema.kinds import Kind, Number, Whole
 from inferplane.server.schema.report import Report
 from inferplane.server.tools.formats import Format, Pick, format_named, pick_format
@@ -53,6 +55,12 @@ class ServedModel:
 
     markers: Mapping[str, frozenset[int]]
     """Format -> special tokens that are part of its text, whatever is hidden else."""
+    normalize: bool = True
+    """Embeddings have length 1 unless a request asks otherwise."""
+    sizes: tuple[int, ...] = ()
+    """Lengths to which embeddings may be shortened; () = the model was not trained for it."""
+    labels: tuple[str, ...] = ()
+    """Names of a classifier's classes."""
 
     def close(self) -> None:
         """End what runs for it."""
@@ -76,7 +84,18 @@ def load_served_model(settings: ServeSettings) -> ServedModel:
         _defaults(settings, checkpoint),
         pick,
         {row.name: _markers(tokenizer, row) for row in rows},
+        read_sentence_layout(checkpoint).normalize,
+        _sizes(config),
+        class_labels(config),
     )
+
+
+def _sizes(config: ModelConfig) -> tuple[int, ...]:
+    """`matryoshka_dimensions` of config.json."""
+    found = config.raw.get("matryoshka_dimensions")
+    if not isinstance(found, list):
+        return ()
+    return tuple(size for size in found if type(size) is int and size > 0)
 
 
 def _markers(tokenizer: Tokenizer, row: Format) -> frozenset[int]:

@@ -45,7 +45,7 @@ def _card(context: ServerContext) -> dict[str, object]:
         "aliases": list(names[1:]),
         "inferplane": {
             "state": _state(context),
-            "tasks": ["generate"],
+            "tasks": [] if info is None else list(info.tasks),
             "sampling_defaults": dict(loaded.defaults) if loaded is not None else {},
             "tool_parser": loaded.pick.format.name if loaded is not None else None,
             "reasoning_parser": _thinks(context),
