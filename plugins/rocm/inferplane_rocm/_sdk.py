@@ -1,6 +1,6 @@
 """The ROCm software stack as Python sees it: what must be installed, told without importing it.
 
-The only module of this plugin that may ever import `amdsmi` or ask torch about HIP.
+torch is never imported to find out: the text of its `version.py` tells which build it is.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from pathlib import Path
 
 from inferplane.probing import Requirement, read_text
 
-__all__ = ["problem", "versions"]
+__all__ = ["AITER", "problem", "versions"]
 
 TORCH = Requirement("torch", "2.9", "torch", "PyTorch's or AMD's index of ROCm builds")
 TRITON = Requirement("triton", "3.5", "triton", "PyPI, or AMD's index with its torch build")
+
+AITER = Requirement(
+    "amd-aiter", "0.1.7", "aiter", "AMD's repository, built for the installed torch"
+)
 
 
 def problem() -> str:
@@ -34,7 +38,7 @@ def problem() -> str:
 
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
-    found = {name: _installed(name) for name in ("torch", "triton", "amdsmi")}
+    found = {name: _installed(name) for name in ("torch", "triton", "amd-aiter")}
     found["hip"] = hip_version()
     return {name: version for name, version in found.items() if version}
 

@@ -1,90 +1,124 @@
-"""AMD GPUs: what is found on this machine. This release detects them and serves nothing on them."""
+"""AMD GPUs: what is found on this machine, and which parts serve a model on it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
-from inferplane.errors import DeviceUnavailableError
+from inferplane.errors import ConfigError
 from inferplane.interfaces import (
     Capabilities,
     Change,
+    DeviceRuntime,
     EngineConfig,
     ModelShape,
-    Platform,
     Probe,
+    WorkerContext,
 )
 from inferplane.probing import pci_devices, read_text
 from inferplane_rocm import _sdk
+from inferplane_rocm.archs import fp8_flavour, has_bfloat16_matrices, is_served
+from inferplane_triton.gpu.platform import TorchGpu, gpu_capabilities, visible_devices
 
 __all__ = ["Rocm"]
 
 _PCI_VENDOR = "0x1002"
+_VARIABLES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_PROMPTS = (
+    "triton (default): the shared kernels and torch's own attention; aiter: whole prompts go to "
+    "the package aiter, on gfx942 and gfx950"
+)
 
 
-class Rocm(Platform):
-    """The kernel driver's topology says what is there; no HIP process is started to find out."""
+class Rocm(TorchGpu):
+    """The kernel driver's topology says what is there; no HIP process is started to find out.
+
+    torch calls these devices "cuda" as well: the name of the plugin tells them apart.
+    """
+
+    _name: ClassVar[str] = "rocm"
+    _collectives: ClassVar[str] = "nccl"
 
     def __init__(self, root: Path = Path("/")) -> None:
         """`root`: the file system whose /dev and /sys are read."""
         self._root = root
 
     def probe(self, env: Mapping[str, str]) -> Probe:
-        """Driver and GPUs first, then the Python stack. Score 0: `auto` must not choose it yet."""
+        """Driver and GPUs first, then the Python stack; both variables of visibility count."""
         archs = _gpu_archs(self._root)
         versions = _sdk.versions()
         driver = read_text(self._root / "sys/module/amdgpu/version")
         if driver:
             versions["amdgpu"] = driver
-        found = f"{len(archs)} x {', '.join(sorted(set(archs)))}"
-        hidden, count = _visible(env, len(archs))
         reason = _driver_problem(self._root, archs)
-        if not reason and hidden:
-            reason = f"{found} found, but {hidden}"
-        if not reason and (missing := _sdk.problem()):
-            reason = f"{found} found, but {missing}"
-        arch = archs[0] if archs else ""
         if reason:
-            return Probe(False, reason, device_count=count, arch=arch, versions=versions)
+            return Probe(False, reason, versions=versions)
+        left, hidden = visible_devices(len(archs), env, _VARIABLES)
+        arch = archs[left[0]] if left else archs[0]
+        found = (
+            f"{len(left) or len(archs)} x {', '.join(sorted({archs[i] for i in left} or archs))}"
+        )
+        reason = hidden or _unserved(arch) or _sdk.problem()
+        if reason:
+            reason = f"{found} found, but {reason}"
+            return Probe(False, reason, device_count=len(left), arch=arch, versions=versions)
         return Probe(
             True,
-            f"{found}, HIP {versions['hip']}; this release detects it and cannot serve on it",
-            device_count=count,
+            f"{found}, HIP {versions['hip']}",
+            score=50,
+            device_count=len(left),
             arch=arch,
             versions=versions,
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """Facts of the generation; everything a missing executor would have to obey stays off."""
-        return Capabilities(
-            labels=("triton",),
-            compute_dtypes=("bfloat16", "float16", "float32"),
-            fp8=_fp8_flavour(probe.arch),
+        """What every GPU here has; the fp8 flavour and bfloat16 follow the generation."""
+        wide = has_bfloat16_matrices(probe.arch)
+        caps = gpu_capabilities(
+            ("bfloat16", "float16", "float32") if wide else ("float16", "float32"),
+            fp8_flavour(probe.arch),
         )
+        return replace(caps, options={**caps.options, "prompts": _PROMPTS})
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
-        """Always refuses: there is no executor behind the probe yet."""
-        raise DeviceUnavailableError(
-            "inferplane-rocm of this release only detects AMD GPUs, it cannot run a model on them; "
-            "use --device cpu, or another device that `inferplane plugins list` shows as usable"
-        )
+        """Checks only, as for every GPU."""
+        prompts = config.options.get("prompts", "triton")
+        if prompts not in ("triton", "aiter"):
+            raise ConfigError(
+                f"option prompts={prompts!r} of device rocm: it takes triton or aiter"
+            )
+        if prompts == "aiter" and (missing := _sdk.AITER.problem()):
+            raise ConfigError(f"option prompts=aiter of device rocm: {missing}")
+        return super().resolve(config, caps, model)
+
+    def create_device(self, context: WorkerContext) -> DeviceRuntime:
+        from inferplane_rocm.runtime import RocmRuntime  # torch must not reach the planner
+
+        return RocmRuntime(context)
 
 
 def _gpu_archs(root: Path) -> list[str]:
     """gfx name of every GPU node of the kernel driver, in node order; processors are nodes too."""
     archs = []
-    for path in sorted(root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")):
+    folder = root / "sys/class/kfd/kfd/topology/nodes"
+    for path in sorted(folder.glob("*/properties"), key=_node_number):
         properties = dict(
-            line.split(maxsplit=1) for line in read_text(path).splitlines() if " " in line
+            line.split(maxsplit=1) for line in read_text(path).splitlines() if " " in line.strip()
         )
         version = properties.get("gfx_target_version", "0").strip()
         if version.isdigit() and int(version) > 0:
             archs.append(_gfx_name(int(version)))
     return archs
+
+
+def _node_number(path: Path) -> int:
+    name = path.parent.name
+    return int(name) if name.isdigit() else 0
 
 
 def _gfx_name(version: int) -> str:
@@ -103,25 +137,18 @@ def _driver_problem(root: Path, archs: list[str]) -> str:
     if not archs:
         return "the amdgpu driver is loaded (/dev/kfd exists), but it reports no GPU"
     if not os.access(kfd, os.R_OK | os.W_OK):
-        return "/dev/kfd cannot be opened by this user: join its group, usually `render`"
+        found = f"{len(archs)} x {', '.join(sorted(set(archs)))}"
+        return (
+            f"{found} found, but /dev/kfd cannot be opened by this user: join its group, "
+            "usually `render`"
+        )
     return ""
 
 
-def _visible(env: Mapping[str, str], count: int) -> tuple[str, int]:
-    """(why no device is left, or "", and how many are): two variables select devices."""
-    named = {k: env[k] for k in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES") if k in env}
-    if len(set(named.values())) > 1:
-        return "HIP_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES disagree: set one of them", count
-    for name, value in named.items():
-        chosen = [part for part in value.split(",") if part.strip() not in ("", "-1")]
-        if not chosen:
-            return f"{name} hides every device", 0
-        count = min(count, len(chosen))
-    return "", count
-
-
-def _fp8_flavour(arch: str) -> Literal["none", "e4m3fn", "e4m3fnuz"]:
-    """The same byte means another number on gfx942: maximum 240, 0x80 is NaN."""
-    if arch == "gfx942":
-        return "e4m3fnuz"
-    return "e4m3fn" if arch == "gfx950" or arch.startswith("gfx12") else "none"
+def _unserved(arch: str) -> str:
+    if is_served(arch):
+        return ""
+    return (
+        f"{arch} is not among the generations served (gfx90a, gfx942, gfx950, gfx11, gfx12); "
+        "if another GPU is there, name it in HIP_VISIBLE_DEVICES"
+    )

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from inferplane.errors import ConfigError
-from inferplane.interfaces import EngineConfig, ModelShape, Probe
 from inferplane.testing.fake_sdk import write_files, write_sdk
 from inferplane_rocm.platform import Rocm
 
@@ -18,7 +16,6 @@ ONE_GPU = {
 }
 MUST_NOT_RUN = "raise RuntimeError('a probe must not import this')"
 HIP_TORCH = "hip: str | None = '6.4.43482'\n"
-MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
 
 
 @pytest.fixture
@@ -79,7 +76,7 @@ def test_an_old_torch_is_named_with_the_floor(
 def test_driver_and_stack_together_are_found_without_importing_them(tmp_path: Path) -> None:
     probe = machine(tmp_path, ONE_GPU).probe({})
     assert probe.ok and probe.device_count == 1 and probe.versions["hip"] == "6.4.43482"
-    assert probe.score == 0, "auto must never choose a device that cannot serve"
+    assert probe.score == 50 and probe.reason == "1 x gfx942, HIP 6.4.43482"
 
 
 @pytest.mark.usefixtures("hip_torch")
@@ -116,23 +113,21 @@ def test_damaged_driver_files_are_an_answer_not_an_exception(tmp_path: Path) -> 
     assert not machine(tmp_path, files).probe({}).ok
 
 
-@pytest.mark.parametrize(
-    ("arch", "flavour"),
-    [
-        ("gfx942", "e4m3fnuz"),
-        ("gfx950", "e4m3fn"),
-        ("gfx1201", "e4m3fn"),
-        ("gfx1100", "none"),
-        ("", "none"),
-    ],
-)
-def test_the_fp8_flavour_follows_the_generation(arch: str, flavour: str) -> None:
-    caps = Rocm().capabilities(Probe(bool(arch), "", arch=arch), None)
-    assert caps.fp8 == flavour and "triton" in caps.labels
+@pytest.mark.usefixtures("hip_torch")
+def test_a_processor_s_own_graphics_are_not_served(tmp_path: Path) -> None:
+    files = {
+        **ONE_GPU,
+        f"{NODES}/1/properties": "gfx_target_version 100306",
+        f"{NODES}/2/properties": "gfx_target_version 110000",
+    }
+    probe = machine(tmp_path, files).probe({})
+    assert not probe.ok and "gfx1036 is not among the generations served" in probe.reason
+    other = machine(tmp_path, files).probe({"HIP_VISIBLE_DEVICES": "1"})
+    assert other.ok and other.arch == "gfx1100"
 
 
-def test_a_detected_device_is_still_refused_with_what_to_use_instead() -> None:
-    platform = Rocm()
-    caps = platform.capabilities(Probe(True, "", arch="gfx942"), MODEL)
-    with pytest.raises(ConfigError, match=r"only detects AMD GPUs.*--device cpu"):
-        platform.resolve(EngineConfig(model="m"), caps, MODEL)
+def test_nodes_are_counted_in_the_driver_s_order(tmp_path: Path) -> None:
+    nodes = {f"{NODES}/{n}/properties": "gfx_target_version 90402" for n in range(1, 10)}
+    nodes[f"{NODES}/10/properties"] = "gfx_target_version 90500"
+    probe = machine(tmp_path, {**ONE_GPU, **nodes}).probe({"HIP_VISIBLE_DEVICES": "9"})
+    assert probe.arch == "gfx950"

@@ -5,14 +5,8 @@ Shah et al. 2024, arXiv 2407.08608. It needs Hopper's instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
-from torch import Tensor
-
 from inferplane.interfaces import PromptAttention
+from inferplane_triton.gpu.prompts import varlen_attention
 
 __all__ = ["find_prompt_attention"]
 
@@ -27,18 +21,4 @@ def find_prompt_attention(
     """None where the device, the heads or the dtype do not suit, or no package is installed."""
     if capability[0] != 9 or head_dim not in _HEAD_DIMS or dtype != "bfloat16":
         return None
-    for name in _MODULES:
-        if find_spec(name) is not None:
-            return _wrap(import_module(name).flash_attn_varlen_func)
-    return None
-
-
-def _wrap(varlen: Callable[..., Any]) -> PromptAttention:
-    def attend(
-        q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scale: float
-    ) -> Tensor:
-        found = varlen(q, k, v, starts, starts, longest, longest, softmax_scale=scale, causal=True)
-        out: Tensor = found[0] if isinstance(found, tuple) else found
-        return out
-
-    return attend
+    return varlen_attention(_MODULES)
