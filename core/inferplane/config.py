@@ -265,6 +265,12 @@ class ServeSettings:
     log_format: Literal["text", "json"] = _server(
         "text", kinds.choice("text", "json"), "Form of log lines."
     )
+    keep_attribution_header: bool = _server(
+        False,
+        kinds.FLAG,
+        "Keep the line with which agents begin their system text in POST /v1/messages; it differs "
+        "each time, so that no prefix is found in the cache.",
+    )
     chat_template: Path | None = None
     generation_config: str = "model"
 

@@ -23,9 +23,10 @@ __all__ = [
     "error_object",
 ]
 
-Dialect: TypeAlias = Literal["openai", "anthropic", "plain"]
+Dialect: TypeAlias = Literal["openai", "anthropic", "ollama", "plain"]
 MAX_RETRY_AFTER_S = 120
 """Common clients give up on anything longer."""
+_NO_KEYS = "Ollama's clients send no key: without keys, the server can be used on loopback"
 _MAX_PROBLEMS = 10
 _MAX_TEXT = 2_000
 
@@ -173,6 +174,9 @@ def error_body(error: ApiError, dialect: Dialect, request_id: str) -> bytes:
 def error_object(error: ApiError, dialect: Dialect, request_id: str) -> dict[str, object]:
     """The body as an object; streams send it in a frame."""
     first = error.problems[0]
+    if dialect == "ollama":
+        hint = _NO_KEYS if error.status == 401 else first.hint[:_MAX_TEXT]
+        return {"error": first.message[:_MAX_TEXT], "code": first.code, "hint": hint}
     said: dict[str, object] = {
         "message": first.message[:_MAX_TEXT],
         "type": _type_of(error.status, dialect),

@@ -159,6 +159,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.scope["state"]["dialect"] == "anthropic":
+                self.extra.append((b"request-id", self.request_id.encode()))
             message["headers"] = [*message.get("headers", ()), *self.extra]
         await self._send(message)
 

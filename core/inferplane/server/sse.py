@@ -18,7 +18,6 @@ from inferplane.tokenization.text_stream import TextDelta
 __all__ = ["EventStream", "StreamedAnswer"]
 
 _HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
@@ -27,10 +26,11 @@ _HEADERS = (
 class StreamedAnswer(Protocol):
     """An answer that can be told in frames."""
 
+    media_type: bytes
     terminal: bytes
     """Ends the stream, also after a failure."""
     ping: bytes
-    """Fills silence."""
+    """Fills silence; empty where the dialect has nothing for it."""
 
     def begin(self) -> bytes:
         """Frames before anything is made."""
@@ -79,7 +79,8 @@ class EventStream(Response):
             self.on_end()
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
-        headers = [*_HEADERS, *(h for h in self.raw_headers if h[0] != b"content-length")]
+        kind = (b"content-type", self.answer.media_type)
+        headers = [kind, *_HEADERS, *(h for h in self.raw_headers if h[0] != b"content-length")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         with _Pings(send, self.answer.ping, self.ping_s) as pings:
             try:
@@ -136,7 +137,7 @@ class _Pings:
 
     def _look(self) -> None:
         silent = self.loop.time() - self.last
-        if silent >= self.every_s and (self.sending is None or self.sending.done()):
+        if self.ping and silent >= self.every_s and (self.sending is None or self.sending.done()):
             self.sending = asyncio.ensure_future(self._ping())
             self.last = self.loop.time()
             silent = 0.0

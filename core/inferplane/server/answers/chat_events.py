@@ -16,9 +16,9 @@ __all__ = ["ChoiceReader", "call_id"]
 _ALPHABET = string.ascii_letters + string.digits
 
 
-def call_id() -> str:
+def call_id(prefix: str = "call_") -> str:
     """A fresh id of one tool call."""
-    return "call_" + "".join(secrets.choice(_ALPHABET) for _ in range(24))
+    return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(24))
 
 
 class ChoiceReader:

@@ -56,6 +56,7 @@ def event(name: str, value: object) -> bytes:
 class Framing:
     """How a dialect ends a stream, tells a failure in it, and fills silence; here, chunks do."""
 
+    media_type = b"text/event-stream; charset=utf-8"
     terminal = DONE
     """Follows the last frame, whatever happened before."""
     ping = b": ping\n\n"

@@ -19,7 +19,7 @@ from inferplane.server.routing import ScopedRoute
 from inferplane.server.schema.pooling import embedding_structure, pooling_structure
 from inferplane.server.whole_inputs import check_input, whole_inputs
 
-__all__ = ["routes"]
+__all__ = ["check_size", "routes"]
 
 
 def routes(context: ServerContext) -> list[ScopedRoute]:
@@ -49,7 +49,7 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
 async def _embeddings(context: ServerContext, asked: Asked, serving: Serving) -> Response:
     serving.require("embed")
     size = asked.found.get("dimensions")
-    _check_size(size, serving)
+    check_size(size, serving)
     normalize = asked.found.get("normalize", serving.model.normalize)
 
     def finished(vector: Array) -> Array:
@@ -67,7 +67,8 @@ async def _embeddings(context: ServerContext, asked: Asked, serving: Serving) ->
     return Response(body, media_type="application/json", headers=answer_headers(context, asked))
 
 
-def _check_size(size: int | None, serving: Serving) -> None:
+def check_size(size: int | None, serving: Serving) -> None:
+    """Raises ApiError for a size that the model's embeddings cannot be shortened to."""
     known = serving.model.sizes
     if size is None or size in known:
         return
