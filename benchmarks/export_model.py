@@ -6,7 +6,6 @@ python benchmarks/export_model.py FOLDER [--model smollm2-135m]
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -14,9 +13,9 @@ from safetensors.torch import save_file
 
 from inferplane.catalogue import resolve_model
 from inferplane.checkpoint import open_checkpoint
+from inferplane.cli.quantizing.description import write_description
 from inferplane.config import DEFAULT_MODEL
 from inferplane.loading import iterate_weights
-from inferplane.tokenization.tokenizer import load_tokenizer
 
 
 def main() -> None:
@@ -32,17 +31,7 @@ def main() -> None:
         name: tensor.to(torch.bfloat16).contiguous() for name, tensor in iterate_weights(checkpoint)
     }
     save_file(weights, chosen.folder / "model.safetensors", metadata={"format": "pt"})
-    config = {**checkpoint.config, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
-    (chosen.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-    tokenizer = load_tokenizer(checkpoint)
-    tokenizer.backend.save(str(chosen.folder / "tokenizer.json"))
-    about = {
-        **tokenizer.special_tokens,
-        "chat_template": checkpoint.chat_template,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (chosen.folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_description(checkpoint, chosen.folder, {}, "bfloat16")
     print(f"{len(weights)} tensors in {chosen.folder}")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,15 +18,19 @@ from typing import Any
 
 from inferplane.cli.bench.workloads import Workload
 
-__all__ = ["OfflinePeer", "System", "free_port", "served"]
+__all__ = ["OfflinePeer", "PeerFailedError", "System", "free_port", "served"]
 
 _DRIVERS = Path(__file__).parent / "drivers"
 _START_S = 600.0
 
 
+class PeerFailedError(SystemExit):
+    """A contestant ended by itself; says what it last printed."""
+
+
 @dataclass(frozen=True, slots=True)
 class System:
-    """One contestant: its name, its kind (ours, vllm or transformers), its interpreter."""
+    """One contestant: its name, its kind (ours or a driver's name), its interpreter."""
 
     name: str
     kind: str
@@ -75,16 +80,22 @@ class OfflinePeer:
     def __init__(self, system: System, start: dict[str, Any]) -> None:
         driver = "inferplane" if system.kind == "ours" else system.kind
         self._system = system
+        self._told = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the driver)
         self._process = subprocess.Popen(
             [system.python, str(_DRIVERS / f"{driver}_offline.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if not os.environ.get("BENCH_VERBOSE") else None,
+            stderr=self._told if not os.environ.get("BENCH_VERBOSE") else None,
             text=True,
             env=system.environment(start["threads"]),
         )
         ready = self._call(start)
         self.version = f"{ready['version']}, loaded in {ready['ready_s']:.1f} s"
+
+    @property
+    def pid(self) -> int:
+        """The driver's process; engines may be its children."""
+        return self._process.pid
 
     def run(self, workload: Workload) -> float:
         """Seconds for the workload."""
@@ -100,6 +111,7 @@ class OfflinePeer:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(60)
+        self._told.close()
 
     def _call(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -107,10 +119,10 @@ class OfflinePeer:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(
-                f"{self._system.name} died with {self._process.wait()}; "
-                "BENCH_VERBOSE=1 shows what it printed"
-            )
+            status = self._process.wait()
+            self._told.seek(0)
+            last = [line for line in self._told.read().splitlines() if line.strip()][-1:]
+            raise PeerFailedError(f"{self._system.name} ended with {status}: {''.join(last)}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

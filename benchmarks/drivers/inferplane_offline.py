@@ -26,7 +26,7 @@ async def main() -> None:
         dtype="bfloat16",
         max_model_len=start["max_model_len"],
         max_num_seqs=start["max_num_seqs"],
-        prefix_cache=False,
+        **{"prefix_cache": False, **start.get("settings", {})},
     )
     began = time.perf_counter()
     client = EngineClient.launch(launch_settings(settings, Path(start["model"])))
