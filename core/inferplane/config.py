@@ -265,6 +265,11 @@ class ServeSettings:
     log_format: Literal["text", "json"] = _server(
         "text", kinds.choice("text", "json"), "Form of log lines."
     )
+    metrics_alias: Literal["none", "vllm"] = _server(
+        "none",
+        kinds.choice("none", "vllm"),
+        "Also tell figures under the names that vLLM's dashboards and gateways know.",
+    )
     keep_attribution_header: bool = _server(
         False,
         kinds.FLAG,

@@ -8,6 +8,8 @@ import pytest
 
 from inferplane.config import DEFAULT_MODEL
 
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What the model was tuned with; others lead so small a one astray."""
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY = {"temperature": 0}
 """The client names no sampling fields any more; other clients of the dialect do."""
@@ -36,7 +38,7 @@ def client(url: str) -> Iterator[anthropic.Anthropic]:
 
 
 def test_the_capital_of_france_is_paris(client) -> None:
-    answer = client.messages.create(**ASKED, system="Answer briefly.")
+    answer = client.messages.create(**ASKED, system=SYSTEM)
     assert answer.type == "message" and answer.role == "assistant"
     assert "Paris" in answer.content[0].text
     assert answer.stop_reason in ("end_turn", "max_tokens")

@@ -8,6 +8,8 @@ import pytest
 
 from inferplane.config import DEFAULT_MODEL
 
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What the model was tuned with; others lead so small a one astray."""
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY = {"temperature": 0, "num_predict": 32}
 CITY = {
@@ -46,7 +48,7 @@ def test_the_capital_of_france_is_paris_streamed_or_not(client) -> None:
 
 def test_generate_answers_a_question_and_continues_a_raw_prompt(client) -> None:
     asked = {"model": DEFAULT_MODEL, "options": GREEDY}
-    answer = client.generate(**asked, prompt=QUESTION[0]["content"], system="Answer briefly.")
+    answer = client.generate(**asked, prompt=QUESTION[0]["content"], system=SYSTEM)
     assert "Paris" in answer.response
     raw = {"prompt": "The capital of France is", "raw": True}
     whole = client.generate(**asked, **raw).response

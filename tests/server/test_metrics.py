@@ -72,3 +72,27 @@ def test_notices_are_counted_by_code(http):
     before = of(samples(http), "inferplane_warnings_total")
     http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1, "zzz": 1})
     assert of(samples(http), "inferplane_warnings_total") == before + 1
+
+
+def test_aliases_tell_the_same_figures_under_the_other_names(start):
+    server = start(metrics_alias="vllm")
+    server.wait_ready()
+    with server.client() as client:
+        client.get("/v1/absent")
+        found = samples(client)
+    endings = {"counter": "_total", "histogram": "_count", "gauge": "", "info": "_info"}
+    for row in METRICS.values():
+        ours = f"inferplane_{row.name}{endings[row.type]}"
+        if not row.alias or not of(found, ours):
+            continue
+        prefix = "" if row.alias.startswith("http_") else "vllm:"
+        theirs = prefix + row.alias + ("_count" if row.type == "histogram" else "")
+        assert of(found, theirs) == of(found, ours), row.name
+    names = {key.split("{")[0] for key in found}
+    assert {"vllm:num_requests_running", "vllm:kv_cache_usage_perc"} <= names
+    assert 'finished_reason="length"' in " ".join(k for k in found if "request_success" in k)
+    running = next(key for key in found if key.startswith("vllm:num_requests_running"))
+    assert 'model_name="tiny"' in running and 'model="' not in running.replace("model_name", "")
+    statuses = {key for key in found if key.startswith("http_requests_total")}
+    assert any('status="4xx"' in key for key in statuses)
+    assert all('handler="' in key and "engine" not in key for key in statuses)

@@ -92,7 +92,7 @@ class ServerContext:
         self.engine = engine
         self.limits = limits if limits is not None else Limits()
         self.card = ModelCard(settings.served_names or (own_name(settings.model_source),))
-        self.metrics = Metrics(self.card.name)
+        self.metrics = Metrics(self.card.name, aliases=settings.metrics_alias == "vllm")
         self.keys = KeyRing(settings.api_keys, self.metrics.note_auth_failure)
         self.lifecycle = Lifecycle(settings.drain_delay_s, settings.shutdown_timeout_s)
         self.secret = new_secret()

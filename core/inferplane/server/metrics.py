@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from inferplane.engine.messages import EngineInfo, EngineStats
+from inferplane.server.metric_aliases import WithAliases
 from inferplane.server.metric_names import METRICS
 
 __all__ = ["Metrics"]
@@ -29,8 +30,10 @@ _RATE_SAMPLES = 10
 class Metrics:
     """Measured here: histograms and HTTP counters. Told by the engine: `engine_stats`."""
 
-    def __init__(self, model: str, engine: str = "0") -> None:
+    def __init__(self, model: str, engine: str = "0", *, aliases: bool = False) -> None:
+        """`aliases`: figures are also told under the names of vLLM."""
         self.identity = (model, engine)
+        self.aliases = aliases
         self.registry = CollectorRegistry(auto_describe=False)
         self.engine_stats = EngineStats()
         self._ends = deque([(time.monotonic(), 0)], maxlen=_RATE_SAMPLES)
@@ -107,7 +110,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text format of Prometheus."""
-        return generate_latest(self.registry)
+        return generate_latest(WithAliases(self.registry) if self.aliases else self.registry)
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
