@@ -236,6 +236,18 @@ class ServeSettings:
     port: int = _server(8000, kinds.whole(0, 65535), "Port to listen on; 0 takes a free one.")
     uds: Path | None = _server(None, kinds.PATH, "UNIX socket to listen on instead of a port.")
     root_path: str = _server("", kinds.TEXT, "Path prefix that a proxy puts before every route.")
+    tls_cert: Path | None = _server(
+        None,
+        kinds.PATH,
+        "Certificate chain (PEM) to serve HTTPS with; read again when it changes.",
+        aliases={"--ssl-certfile": "known here as --tls-cert"},
+    )
+    tls_key: Path | None = _server(
+        None,
+        kinds.PATH,
+        "Its private key (PEM).",
+        aliases={"--ssl-keyfile": "known here as --tls-key"},
+    )
     api_keys: tuple[ApiKey, ...] = _server(
         (), Kind("a key", _key), "Key that clients must send.", key="api_key", secret=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from inferplane.server.key_file import KeyFile
 from inferplane.server.limits import Limits
 from inferplane.server.request_log import configure_logging
 from inferplane.server.routes.metrics import refresh
+from inferplane.server.tls import Certificate
 
 __all__ = ["DrainingServer", "check_exposure", "make_server", "open_socket", "run_server", "serve"]
 
@@ -120,9 +122,10 @@ def make_server(
     settings: ServeSettings, banner: Banner, limits: Limits | None = None
 ) -> DrainingServer:
     """A server that is not started; its engine begins to be planned."""
+    certificate = Certificate.of(settings, logging.getLogger("inferplane.server"))
     client = EngineClient.launch(settings.launch)
     context = ServerContext(settings, client, limits)
-    return DrainingServer(context, create_app(context), banner)
+    return DrainingServer(context, create_app(context), banner, certificate)
 
 
 async def run_server(server: DrainingServer, listener: socket.socket) -> int:
@@ -145,14 +148,17 @@ async def run_server(server: DrainingServer, listener: socket.socket) -> int:
 def _url(settings: ServeSettings, listener: socket.socket) -> str:
     if settings.uds is not None:
         return f"unix:{settings.uds}"
+    scheme = "http" if settings.tls_cert is None else "https"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn's server with our end: a signal drains, a second one ends at once."""
 
-    def __init__(self, context: ServerContext, app: App, banner: Banner) -> None:
+    def __init__(
+        self, context: ServerContext, app: App, banner: Banner, certificate: Certificate | None
+    ) -> None:
         guard = Guard(context.limits, context.metrics.note_refused_connection)
         super().__init__(
             uvicorn.Config(
@@ -167,8 +173,10 @@ class DrainingServer(uvicorn.Server):
                 timeout_keep_alive=context.limits.keep_alive_s,
                 timeout_graceful_shutdown=_LAST_FRAMES_S,
                 backlog=_BACKLOG,
+                ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
             )
         )
+        self.certificate = certificate
         self.context = context
         self.app = app
         self.banner = banner
@@ -227,6 +235,8 @@ class DrainingServer(uvicorn.Server):
             self._raise_failure()
             await refresh(self.context)
             self.key_file.look()
+            if self.certificate is not None:
+                self.certificate.look()
             if self.context.lifecycle.draining and not told:
                 told = True
                 self.banner.draining(self.context.lifecycle.running)
