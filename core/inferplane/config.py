@@ -264,6 +264,9 @@ class ServeSettings:
     strict: bool = _server(
         False, kinds.FLAG, "Refuse requests whose fields would be ignored or changed."
     )
+    state: Path | None = _server(
+        None, kinds.PATH, "Folder for stored answers, files and batches; default: one a port."
+    )
     enable_admin: bool = _server(False, kinds.FLAG, "Offer the routes of scope admin.")
     load_wait_s: float = _server(
         30.0, kinds.SECONDS, "How long requests wait for a model that is still loading."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from inferplane.cli.terminal import FetchDisplay
 from inferplane.config import (
     ModelSettings,
     ServeSettings,
+    current_environment,
     launch_settings,
     read_key_file,
 )
@@ -37,9 +39,27 @@ def serve_settings(resolved: Resolved, model: Path) -> ServeSettings:
         generation_config=what.generation_config,
         **resolved.of(ServeSettings),
     )
+    if settings.state is None and settings.uds is None and settings.port:
+        settings = replace(settings, state=_own_state(settings.port))
     if settings.api_key_file is None:
         return settings
     return replace(settings, api_keys=settings.api_keys + read_key_file(settings.api_key_file))
+
+
+def _own_state(port: int) -> Path | None:
+    """This port's in the user's state folder; None, which is told, where nothing can be written.
+
+    Port 0 has none: what a server on it stores ends with it.
+    """
+    base = current_environment().get("XDG_STATE_HOME")
+    home = Path(base) if base else Path.home() / ".local" / "state"
+    folder = home / "inferplane" / str(port)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"note: nothing is stored in {folder}: {error.strerror}", file=sys.stderr)
+        return None
+    return folder
 
 
 @with_settings(ModelSettings, ServeSettings)

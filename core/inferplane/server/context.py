@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from inferplane.config import ServeSettings
 from inferplane.engine.client import EngineClient
@@ -22,6 +23,7 @@ from inferplane.server.lifecycle import Lifecycle
 from inferplane.server.limits import Limits
 from inferplane.server.metrics import Metrics
 from inferplane.server.served_model import ServedModel, load_served_model
+from inferplane.server.stored.state import State
 
 __all__ = ["ModelCard", "ServerContext", "Serving", "own_name"]
 
@@ -97,6 +99,9 @@ class ServerContext:
         self.lifecycle = Lifecycle(settings.drain_delay_s, settings.shutdown_timeout_s)
         self.secret = new_secret()
         self.logger = logging.getLogger("inferplane.server")
+        self.state = State(settings.state, self.logger)
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Work that outlives its request; ended with the server."""
         self._model: asyncio.Task[ServedModel] | None = None
         self._grammars: GrammarCompiler | None = None
 
@@ -125,6 +130,13 @@ class ServerContext:
             width = serving.info.vocab_size
             self._grammars = GrammarCompiler(model, width, serving.model.eos_ids)
         return self._grammars
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin work that outlives the request that asks for it."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
     def raise_load_failure(self) -> None:
         """Raise what loading the front-end part raised, if it did."""
@@ -228,6 +240,9 @@ class ServerContext:
 
     async def close(self) -> None:
         """Give back what the front end holds."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         if self._model is not None:
             self._model.cancel()
             await asyncio.gather(self._model, return_exceptions=True)
@@ -235,6 +250,7 @@ class ServerContext:
             self.loaded_model.close()
         if self._grammars is not None:
             self._grammars.close()
+        await asyncio.to_thread(self.state.close)
 
 
 def _fingerprint(name: str, info: EngineInfo) -> str:

@@ -50,3 +50,7 @@ class Limits:
     ping_s: float = 15.0
     """Longest silence of a stream."""
     request_s: float = 600.0
+    stored_responses: int = 1000
+    """For each key, like the next."""
+    stored_bytes: int = 64 * _MIB
+    stored_s: float = 3600.0

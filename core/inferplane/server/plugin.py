@@ -22,6 +22,7 @@ def register_routes(register: Register) -> None:
     register("embeddings", f"{room}.embeddings:routes")
     register("score", f"{room}.score:routes")
     register("classify", f"{room}.classify:routes")
+    register("responses", f"{room}.responses:routes")
     register("tokenize", f"{room}.tokenize:routes")
     register("metrics", f"{room}.metrics:routes")
     register("version", f"{room}.version:routes")
