@@ -70,7 +70,7 @@ def test_without_tools_and_calls_the_conversation_is_left_alone():
 
 
 def test_a_chat_with_tools_is_answered(http):
-    body = {"messages": HELLO, "tools": [WEATHER, CLOCK], "max_tokens": 4}
+    body = {"messages": HELLO, "tools": [WEATHER, CLOCK], "max_tokens": 4, "ignore_eos": True}
     response = http.post(PATH, json=body)
     assert response.status_code == 200
     assert response.json()["choices"][0]["finish_reason"] == "length"

@@ -27,8 +27,8 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
 
 
 def logits(x: Tensor, w: Tensor) -> Tensor:
-    """x[R,D] times w[V,D] transposed -> f32[R,V]."""
-    return linear(x, w, None).float()
+    """x[R,D] times w[V,D] transposed -> f32[R,V]; compiled steps leave x in f32 beside a bf16 w."""
+    return linear(x.to(w.dtype), w, None).float()
 
 
 def _packed(w: Tensor) -> Tensor | None:
