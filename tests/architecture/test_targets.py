@@ -11,7 +11,7 @@ import pytest
 
 from inferplane.plugins import BUILTIN, Plugins, PluginSource
 
-FIRST_PARTY = ("cpu", "cuda", "gaudi", "neuron", "rocm", "tpu", "triton")
+FIRST_PARTY = ("cpu", "cuda", "gaudi", "neuron", "rocm", "tpu", "triton", "xpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Inferplane plugin: Intel GPUs."""
