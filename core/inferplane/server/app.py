@@ -14,8 +14,9 @@ from inferplane.server.context import ServerContext
 from inferplane.server.front_door import Ended, FrontDoor, RequestRules
 from inferplane.server.request_log import log_request
 from inferplane.server.routing import GatedRouter, ScopedRoute
+from inferplane.server.shares import Shares
 
-__all__ = ["App", "add_foreign_routes", "create_app", "rules_of"]
+__all__ = ["App", "add_foreign_routes", "create_app", "rules_of", "shares_of"]
 
 
 class App(Starlette):
@@ -24,7 +25,7 @@ class App(Starlette):
     def __init__(self, context: ServerContext) -> None:
         super().__init__(lifespan=lambda _: _lifespan(context))
         self.context = context
-        self.gate = GatedRouter(_built_in_routes(context), context.keys)
+        self.gate = GatedRouter(_built_in_routes(context), context.keys, shares_of(context))
         self.door = FrontDoor(self.gate, rules_of(context), _on_end(context), context.note_failure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +63,13 @@ def rules_of(context: ServerContext) -> RequestRules:
         any_host=settings.uds is not None,
         origins=settings.allowed_origins,
     )
+
+
+def shares_of(context: ServerContext) -> Shares:
+    """What the engine can hold, to be divided among keys."""
+    launch = context.settings.launch
+    running = launch.config.max_num_seqs
+    return Shares(running, launch.scheduler.max_waiting or 4 * running)
 
 
 def _built_in_routes(context: ServerContext) -> list[ScopedRoute]:

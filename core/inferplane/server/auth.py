@@ -6,13 +6,14 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from starlette.datastructures import Headers
 
 from inferplane.config import ApiKey
 from inferplane.server.errors import ApiError
+from inferplane.server.shares import Lease
 
 __all__ = ["Caller", "KeyRing", "Scope", "cache_domain", "new_secret"]
 
@@ -25,6 +26,15 @@ class Caller:
 
     name: str
     scopes: frozenset[str]
+    key: ApiKey | None = field(default=None, compare=False)
+    """None where no key is wanted."""
+    lease: Lease | None = field(default=None, compare=False)
+    """What this request holds of its key's share, while it is answered."""
+
+    def charge(self, sequences: int) -> None:
+        """Count what the request asks for. Raises ApiError `concurrency_limited`."""
+        if self.lease is not None:
+            self.lease.charge(sequences)
 
 
 _ANYBODY = Caller("", frozenset(("infer", "metrics", "admin")))
@@ -77,7 +87,7 @@ class KeyRing:
                 f"the key lacks the scope {scope!r}",
                 hint=f"use a key whose scopes include {scope}",
             )
-        return Caller(found.name, frozenset(found.scopes))
+        return Caller(found.name, frozenset(found.scopes), found)
 
     def _find(self, presented: bytes) -> ApiKey | None:
         digest = hashlib.sha256(presented).digest()

@@ -27,9 +27,6 @@ from inferplane.server.stored.state import State
 
 __all__ = ["ModelCard", "ServerContext", "Serving", "own_name"]
 
-_STALL_S = 30.0
-"""A step that takes longer is no step any more."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -211,13 +208,12 @@ class ServerContext:
 
     def unhealthy_because(self) -> str:
         """The first reason why nothing can be generated; "" = none."""
-        phase = self.engine.status.phase
-        if phase == "failed":
+        status = self.engine.status
+        if status.phase == "failed":
             return "failed"
-        if self.loaded_model is None or self.engine.info is None:
-            return f"loading: {phase}"
-        age_s = self.metrics.engine_stats.last_step_age_s
-        return f"stalled: no step for {age_s:.0f} s" if age_s > _STALL_S else ""
+        if self.loaded_model is None or status.phase not in ("ready", "draining"):
+            return f"loading: {status.phase}"  # again, while workers are replaced
+        return f"stalled: no step for {status.tick_age_s:.0f} s" if status.stalled else ""
 
     @property
     def _high_water(self) -> int:

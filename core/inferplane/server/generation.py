@@ -79,6 +79,7 @@ class Generation:
         """Submit every prompt. Raises RequestError or EngineError; then nothing is left running."""
         order = self.order
         self.serving.require("generate")
+        order.caller.charge(len(order.prompts) * order.params.n)
         self.context.lifecycle.running += 1
         self._counted = True
         try:

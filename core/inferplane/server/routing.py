@@ -7,6 +7,7 @@ scope. A path that matches nothing wants the scope `infer` before it says so.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from starlette.types import Scope as AsgiScope
 
 from inferplane.server.auth import KeyRing, Scope
 from inferplane.server.errors import ApiError, Dialect
+from inferplane.server.shares import Shares
 
 __all__ = ["Endpoint", "GatedRouter", "ScopedRoute"]
 
@@ -49,11 +51,15 @@ class ScopedRoute(Route):
 class GatedRouter(Router):
     """Matches, asks the key ring, and only then runs anything."""
 
-    def __init__(self, routes: Sequence[ScopedRoute], keys: KeyRing) -> None:
+    def __init__(
+        self, routes: Sequence[ScopedRoute], keys: KeyRing, shares: Shares | None = None
+    ) -> None:
+        """Without `shares` no key is limited."""
         for route in routes:
             self._check(route)
         super().__init__(list(routes), redirect_slashes=False)
         self.keys = keys
+        self.shares = shares
 
     def add(self, routes: Sequence[ScopedRoute]) -> None:
         """Take in the routes of a plugin that was loaded later."""
@@ -87,7 +93,24 @@ class GatedRouter(Router):
                 {"allow": allowed},
             )
         scope.update(child)
-        await best.handle(scope, receive, send)
+        await self._within_share(best, scope, receive, send)
+
+    async def _within_share(
+        self, route: ScopedRoute, scope: AsgiScope, receive: Receive, send: Send
+    ) -> None:
+        """What costs the engine something is counted for its key, until its answer has ended."""
+        caller = scope["state"].get("caller")
+        counts = route.scope == "infer" and scope["method"] == "POST"
+        if self.shares is None or caller is None or caller.key is None or not counts:
+            await route.handle(scope, receive, send)
+            return
+        self.shares.num_keys = len(self.keys.keys)
+        lease = self.shares.begin(caller.key)
+        scope["state"]["caller"] = replace(caller, lease=lease)
+        try:
+            await route.handle(scope, receive, send)
+        finally:
+            lease.release()
 
     def _match(self, scope: AsgiScope) -> tuple[ScopedRoute | None, AsgiScope, str]:
         """The route, what matching adds to the scope, and the methods it takes if not this one."""

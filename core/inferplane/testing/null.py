@@ -95,6 +95,8 @@ class NullOptions:
     """A row fails when this is its last input."""
     crash_token: int = -1
     """A step that reads it raises DeviceError."""
+    oom_token: int = -1
+    """A step that reads it finds no memory and raises MemoryError."""
     bug_token: int = -1
     """A step that reads it raises ZeroDivisionError, as a broken plugin might."""
     kill_token: int = -1
@@ -278,6 +280,8 @@ class NullExecutor(Executor):
         options = self.options
         if options.crash_token in token_ids_T:
             raise DeviceError(f"the null device broke on token {options.crash_token}")
+        if options.oom_token in token_ids_T:
+            raise MemoryError(f"the null device has no memory for token {options.oom_token}")
         if options.bug_token in token_ids_T:
             raise ZeroDivisionError("the null device has a bug")
         if options.kill_token in token_ids_T:

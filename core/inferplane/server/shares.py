@@ -1,0 +1,136 @@
+"""What one key may take: requests a minute, requests at once, and a fair share of the room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from inferplane.config import ApiKey
+from inferplane.server.errors import ApiError
+
+__all__ = ["Lease", "Shares"]
+
+_MINUTE_S = 60.0
+_SMOOTHING = 0.2
+"""Weight of the newest request in the mean duration."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """One key's use."""
+
+    tokens: float
+    """Requests it may still begin at once; refilled steadily."""
+    filled_at: float
+    requests: int = 0
+    """Under way."""
+    sequences: int = 0
+    mean_s: float = 1.0
+    """Duration of its requests, the latest weighing most."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """One request's hold on its key's share; released when its answer has ended."""
+
+    shares: Shares
+    account: _Account
+    began: float
+    sequences: int = 1
+    released: bool = False
+
+    def charge(self, sequences: int) -> None:
+        """Say how many sequences the request really is. Raises ApiError `concurrency_limited`.
+
+        A request that is alone may be larger than the share: it would never fit otherwise.
+        """
+        more = sequences - self.sequences
+        most = self.shares.most_sequences
+        others = self.account.requests > 1
+        if more > 0 and others and most is not None and self.account.sequences + more > most:
+            raise self.shares.crowded(self.account, f"{most} sequences at once")
+        self.account.sequences += more
+        self.sequences = sequences
+
+    def release(self) -> None:
+        """Give it back. Idempotent."""
+        if self.released:
+            return
+        self.released = True
+        account = self.account
+        account.requests -= 1
+        account.sequences -= self.sequences
+        lasted_s = self.shares.clock() - self.began
+        account.mean_s += _SMOOTHING * (lasted_s - account.mean_s)
+
+
+@dataclass(slots=True)
+class Shares:
+    """Accounts of all keys. `running` and `waiting` are the sequences the engine holds at most.
+
+    With several keys, one of them gets what runs at once and its part of the queue: whoever else
+    comes then finds room, and few in front.
+    """
+
+    running: int
+    waiting: int
+    clock: Callable[[], float] = time.monotonic
+    num_keys: int = 0
+    _accounts: dict[str, _Account] = field(default_factory=dict)
+
+    @property
+    def most_sequences(self) -> int | None:
+        """A key's share; None = no bound but the queue's own."""
+        if self.num_keys < 2:
+            return None
+        return self.running + max(1, self.waiting // self.num_keys)
+
+    def begin(self, key: ApiKey) -> Lease:
+        """Count a request of this key. Raises ApiError `rate_limited` or `concurrency_limited`."""
+        account = self._account(key)
+        if key.requests_per_minute:
+            self._spend(key, account)
+        if key.concurrent and account.requests >= key.concurrent:
+            raise self.crowded(account, f"{key.concurrent} requests at once")
+        most = self.most_sequences
+        if most is not None and account.sequences >= most:
+            raise self.crowded(account, f"{most} sequences at once")
+        account.requests += 1
+        account.sequences += 1
+        return Lease(self, account, self.clock())
+
+    def crowded(self, account: _Account, limit: str) -> ApiError:
+        """The refusal of a key that has enough under way; says when one of them should end."""
+        error = ApiError.of("concurrency_limited", f"this key may have {limit}")
+        error.retry_after_s = account.mean_s / max(1, account.requests)
+        return error
+
+    def _account(self, key: ApiKey) -> _Account:
+        found = self._accounts.get(key.name)
+        if found is None:
+            self._forget_idle()
+            found = _Account(float(key.requests_per_minute), self.clock())
+            self._accounts[key.name] = found
+        return found
+
+    def _forget_idle(self) -> None:
+        """Keep no more accounts than twice the keys: those of keys that are gone go first."""
+        if len(self._accounts) >= 2 * max(1, self.num_keys):
+            idle = [name for name, account in self._accounts.items() if not account.requests]
+            for name in idle:
+                del self._accounts[name]
+
+    def _spend(self, key: ApiKey, account: _Account) -> None:
+        """A token bucket of one minute's requests."""
+        now, rate = self.clock(), key.requests_per_minute / _MINUTE_S
+        filled = account.tokens + max(0.0, now - account.filled_at) * rate
+        account.tokens = min(filled, float(key.requests_per_minute))
+        account.filled_at = now
+        if account.tokens < 1.0:
+            error = ApiError.of(
+                "rate_limited", f"this key may begin {key.requests_per_minute} requests a minute"
+            )
+            error.retry_after_s = (1.0 - account.tokens) / rate
+            raise error
+        account.tokens -= 1.0
