@@ -287,6 +287,12 @@ class ServeSettings:
     log_format: Literal["text", "json"] = _server(
         "text", kinds.choice("text", "json"), "Form of log lines."
     )
+    otlp_endpoint: str = _server(
+        "",
+        kinds.TEXT,
+        "Base URL of an OpenTelemetry collector (OTLP over HTTP) for traces; needs the extra otel.",
+        aliases={"--otlp-traces-endpoint": "known here as --otlp-endpoint"},
+    )
     metrics_alias: Literal["none", "vllm"] = _server(
         "none",
         kinds.choice("none", "vllm"),

@@ -102,5 +102,7 @@ def _on_end(context: ServerContext) -> Callable[[Ended], None]:
     def ended(request: Ended) -> None:
         context.metrics.note_answer(request.method, request.route, request.status, request.seconds)
         log_request(context.logger, request)
+        if context.tracing is not None:
+            context.tracing.note(request)
 
     return ended

@@ -24,6 +24,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.metrics import Metrics
 from inferplane.server.served_model import ServedModel, load_served_model
 from inferplane.server.stored.state import State
+from inferplane.server.tracing import Tracing
 
 __all__ = ["ModelCard", "ServerContext", "Serving", "own_name"]
 
@@ -96,6 +97,8 @@ class ServerContext:
         self.lifecycle = Lifecycle(settings.drain_delay_s, settings.shutdown_timeout_s)
         self.secret = new_secret()
         self.logger = logging.getLogger("inferplane.server")
+        self.tracing: Tracing | None = None
+        """Where ended requests are told to; set before the first one."""
         self.state = State(settings.state, self.logger)
         self.tasks: set[asyncio.Task[None]] = set()
         """Work that outlives its request; ended with the server."""
@@ -246,6 +249,8 @@ class ServerContext:
             self.loaded_model.close()
         if self._grammars is not None:
             self._grammars.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         await asyncio.to_thread(self.state.close)
 
 

@@ -27,6 +27,7 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
 _SLASHED_IDS = (b"/v1/models/",)
 """Below these, an id may hold an encoded slash."""
 _LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
+_TRACE = ("traceparent", "tracestate")
 _UNSAFE = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
@@ -57,6 +58,10 @@ class Ended:
     code: str
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the route noted: tokens, finish reasons, key name."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The W3C headers of the caller's trace."""
+    generated: object = None
+    """What was generated, for traces."""
 
 
 class FrontDoor:
@@ -153,6 +158,8 @@ class _Exchange:
                 time.monotonic() - self.began,
                 code or state["facts"].get("code", ""),
                 state["facts"],
+                {name: self.headers[name] for name in _TRACE if name in self.headers},
+                state.get("generated"),
             )
         )
 
@@ -235,7 +242,8 @@ class _Exchange:
             (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (
                 b"access-control-allow-headers",
-                b"authorization, content-type, x-api-key, x-request-id, x-inferplane-strict",
+                b"authorization, content-type, x-api-key, x-request-id, x-inferplane-strict, "
+                b"anthropic-version, anthropic-beta, traceparent, tracestate",
             ),
             (b"access-control-max-age", b"600"),
         ]

@@ -22,6 +22,7 @@ from inferplane.server.schema.body import check_body, parse_json, read_body
 from inferplane.server.schema.fields import Structure
 from inferplane.server.schema.report import Report
 from inferplane.server.sse import EventStream, StreamedAnswer
+from inferplane.server.traced import generated_of
 
 __all__ = ["Asked", "WholeAnswer", "answer_headers", "ask", "finish", "handle_json", "refused"]
 
@@ -186,10 +187,12 @@ def refused(context: ServerContext, error: RequestError) -> Exception:
 def _note(asked: Asked, generation: Generation) -> None:
     counts = usage(generation)
     choices = generation.choices
+    finish = tuple(sorted({str(c.finish or "cut") for c in choices}))
     asked.note(
         prompt_tokens=counts["prompt_tokens"],
         completion_tokens=counts["completion_tokens"],
-        finish=",".join(sorted({str(c.finish or "cut") for c in choices})),
+        finish=",".join(finish),
     )
+    asked.request.scope["state"]["generated"] = generated_of(asked.model_name, generation, finish)
     if choices and choices[0].first_s is not None:
         asked.note(ttft_ms=round((choices[0].first_s - asked.began) * 1e3, 1))

@@ -28,6 +28,7 @@ from inferplane.server.limits import Limits
 from inferplane.server.request_log import configure_logging
 from inferplane.server.routes.metrics import refresh
 from inferplane.server.tls import Certificate
+from inferplane.server.tracing import Tracing
 
 __all__ = ["DrainingServer", "check_exposure", "make_server", "open_socket", "run_server", "serve"]
 
@@ -123,8 +124,10 @@ def make_server(
 ) -> DrainingServer:
     """A server that is not started; its engine begins to be planned."""
     certificate = Certificate.of(settings, logging.getLogger("inferplane.server"))
+    tracing = Tracing.to(settings.otlp_endpoint) if settings.otlp_endpoint else None
     client = EngineClient.launch(settings.launch)
     context = ServerContext(settings, client, limits)
+    context.tracing = tracing
     return DrainingServer(context, create_app(context), banner, certificate)
 
 
