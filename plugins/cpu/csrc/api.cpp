@@ -5,7 +5,7 @@ using namespace ip;
 
 extern "C" {
 
-int ip_version() { return 1; }
+int ip_version() { return 2; }
 int ip_instruction_bytes() { return int(sizeof(Instruction)); }
 
 const char* ip_isa() {

@@ -229,24 +229,21 @@ void argmax(const Walk& w, const Instruction& i, int thread) {
     const Span rows = share(w.step.samples, thread, w.pool.threads());
     for (int64_t r = rows.first; r < rows.last; r++) {
         const float* x = at(w, i.src, r, i.src_at);
-        int64_t best = 0;
-        bool finite = true;
         float top = -std::numeric_limits<float>::infinity();
-        int64_t j = 0;
+        int64_t best = 0, j = 0;
+        bool broken = false;
         for (; j + 16 <= i.n; j += 16) {
-            const float peak = vpeak(vload(x + j));
-            float sum = vsum(vload(x + j));
-            finite &= sum - sum == 0.0f;
-            if (peak > top)
+            const vf v = vload(x + j);
+            broken |= vnan(v);
+            if (vabove(v, vset(top)))
                 for (int64_t c = j; c < j + 16; c++)
                     if (x[c] > top) top = x[c], best = c;
         }
         for (; j < i.n; j++) {
-            finite &= x[j] - x[j] == 0.0f;
+            broken |= x[j] != x[j];
             if (x[j] > top) top = x[j], best = j;
         }
-        w.step.ids[r] = int32_t(best);
-        w.step.flags[r] = finite;
+        w.step.ids[r] = broken || std::isinf(top) ? -1 : int32_t(best);
     }
 }
 

@@ -15,7 +15,7 @@ enum Op : int32_t {
     ROTARY = 3,   // q, k of src: optional norm, rotation in place; k, v to the cache
     ATTEND = 4,   // dst = attention of q in src
     SELECT = 5,   // dst row r = src row rows_of_samples[r]
-    ARGMAX = 6,   // ids[r] = lowest index of the largest of n; flags[r] = all finite
+    ARGMAX = 6,   // ids[r] = lowest index of the largest of n; -1 where that is infinite or any is NaN
     SCALE = 7,    // dst = f[0] * src
     SOFTCAP = 8,  // dst = f[0] * tanh(src / f[0])
     ADD = 9,      // dst += src
@@ -56,8 +56,7 @@ struct Step {
     int64_t tokens, seqs, samples;
     const int32_t *token_ids, *positions, *query_start, *seq_lens, *sample_rows;
     const Group* groups;
-    int32_t* ids;    // [samples] results of ARGMAX
-    int32_t* flags;  // [samples] 1 = finite
+    int32_t* ids;  // [samples] results of ARGMAX
 };
 
 struct Program {

@@ -45,6 +45,8 @@ inline vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
 inline vf vabs(vf a) { return _mm512_abs_ps(a); }
 inline float vsum(vf a) { return _mm512_reduce_add_ps(a); }
 inline float vpeak(vf a) { return _mm512_reduce_max_ps(a); }
+inline bool vnan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
+inline bool vabove(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 inline vf vload_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
@@ -126,6 +128,14 @@ inline float vpeak(vf x) {
     __m128 t = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
+}
+inline bool vnan(vf x) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q),
+                                           _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))) != 0;
+}
+inline bool vabove(vf x, vf y) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ),
+                                           _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) != 0;
 }
 inline __m256 half_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(

@@ -70,7 +70,7 @@ class Cpu(Platform):
         dtypes = ("bfloat16", "float32") if bf16 else ("float32",)
         return Capabilities(
             compute_dtypes=dtypes,
-            kv_dtypes=dtypes,
+            kv_dtypes=(*dtypes, "int8", "fp8"),
             kv_layouts=("panels", "nhd", "hnd") if self._is_native() else ("nhd", "hnd"),
             # Half of a block is lost for each sequence: with 32 tokens that is 5 % of a chat-like
             # mix of lengths, with 16 less than 3 %.

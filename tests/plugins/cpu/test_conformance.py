@@ -4,6 +4,7 @@ import pytest
 
 from inferplane.testing.conformance.allocator import AllocatorConformance
 from inferplane.testing.conformance.attention import AttentionConformance
+from inferplane.testing.conformance.cells import MatrixConformance
 from inferplane.testing.conformance.executor_kv import ExecutorKVConformance
 from inferplane.testing.conformance.facts import FactsConformance
 from inferplane.testing.conformance.hygiene import HygieneConformance
@@ -65,3 +66,6 @@ class TestModels(ModelsConformance): ...
 
 
 class TestService(ServiceConformance): ...
+
+
+class TestMatrix(MatrixConformance): ...

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inferplane.execution.quantized_kv import KV_KINDS, QuantizedKV
 from inferplane.execution.torch_kv_store import PagedKV
 from inferplane.interfaces import (
     Array,
@@ -78,6 +79,8 @@ class PagedAttention(AttentionBackend):
         self._spec = spec
         self._group = spec.num_heads // spec.num_kv_heads
         self._dtype: torch.dtype = getattr(torch, spec.dtype)
+        # Then a prompt attends to what the cache holds too: its result must not depend on chunks.
+        self._quantized = spec.kv_dtype in KV_KINDS
 
     @classmethod
     def supports(cls, spec: AttentionSpec, caps: Capabilities) -> Reasons:
@@ -121,7 +124,7 @@ class PagedAttention(AttentionBackend):
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Writes the step's keys and values to their slots first."""
-        cache, work = cast(PagedKV, kv), cast(_Work, meta.host)
+        cache, work = cast(PagedKV | QuantizedKV, kv), cast(_Work, meta.host)
         if k is not None and v is not None:
             cache.write(meta.arrays["slots"], k, v)
         if len(work.singles) == 1 and work.singles[0].rows is None:
@@ -132,7 +135,7 @@ class PagedAttention(AttentionBackend):
             mine = q.index_select(0, singles.rows)
             out.index_copy_(0, singles.rows, self._attend_singles(mine, cache, singles))
         for chunk in work.chunks:
-            if chunk.mask is None and k is not None and v is not None:
+            if chunk.mask is None and k is not None and v is not None and not self._quantized:
                 keys, values = k[chunk.rows], v[chunk.rows]
             else:
                 found = self._gather(cache, chunk.blocks)
@@ -179,13 +182,16 @@ class PagedAttention(AttentionBackend):
             seen &= position > query - spec.window
         return _Chunk(rows, blocks, num_keys, torch.from_numpy(seen))
 
-    def _gather(self, cache: PagedKV, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather(self, cache: PagedKV | QuantizedKV, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [P*size,K,H] and values [P*size,K,Hv] in the compute type."""
+        if isinstance(cache, QuantizedKV):
+            k, v = cache.gather(blocks)
+            return k.to(self._dtype), v.to(self._dtype)
         keys = cache.k.index_select(0, blocks).flatten(0, 1)
         values = cache.v.index_select(0, blocks).flatten(0, 1)
         return keys.to(self._dtype), values.to(self._dtype)
 
-    def _attend_singles(self, q: Tensor, cache: PagedKV, work: _Singles) -> Tensor:
+    def _attend_singles(self, q: Tensor, cache: PagedKV | QuantizedKV, work: _Singles) -> Tensor:
         """q[S,N,H] -> [S,N,Hv]: the heads of a group stand as rows of one query."""
         spec, count = self._spec, q.shape[0]
         keys, values = self._gather(cache, work.blocks)

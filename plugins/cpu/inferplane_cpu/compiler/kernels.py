@@ -15,6 +15,7 @@ from inferplane_cpu.compiler.capture import Columns, NotLoweredError, Recording,
 
 __all__ = [
     "add_rms_norm",
+    "argmax",
     "embedding",
     "gelu_mul",
     "linear",
@@ -70,6 +71,11 @@ def linear(recording: Recording, x: Symbol, w: Tensor, b: Tensor | None) -> Symb
 def logits(recording: Recording, x: Symbol, w: Tensor) -> Symbol:
     """[R,D] -> f32[R,V]."""
     return recording.add("linear", (x,), (w.shape[0],), dtype=torch.float32, weight=w)
+
+
+def argmax(recording: Recording, x: Symbol) -> Symbol:
+    """f32[R,V] -> i32[R]: the best id, -1 for a row that failed."""
+    return recording.add("argmax", (x,), (), dtype=torch.int32)
 
 
 def rotary(

@@ -20,7 +20,9 @@ from inferplane_cpu.native.machine import ProgramBuilder
 from inferplane_cpu.native.packing import PackedWeight
 from inferplane_cpu.native.store import PanelKV
 
-__all__ = ["Bindings", "Lowering", "Place"]
+__all__ = ["IDS", "Bindings", "Lowering", "Place"]
+
+IDS = -1  # in place of a buffer's number: the program's chosen ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Lowering:
             "scale": self._scale,
             "tanh": self._tanh,
             "select": self._select,
+            "argmax": self._argmax,
             "attend": self._attend,
             "rotary": self._nothing,
         }
@@ -94,8 +97,6 @@ class Lowering:
             self._handlers[node.op](node)
         for node in self._outputs:
             self._place(Columns(node, 0, node.width))
-
-    # places and their reuse
 
     def _new(self, node: Node, width: int | None = None) -> Place:
         key = (width or node.width, node.per_sample)
@@ -294,6 +295,15 @@ class Lowering:
         self._unary(Op.SELECT, node, source, target)
         self._consumed(node.inputs[0])
 
+    def _argmax(self, node: Node) -> None:
+        logits = node.inputs[0]
+        source = self._place(logits)
+        if not node.per_sample or any(place.buffer == IDS for place in self.places.values()):
+            raise NotLoweredError("ids are chosen once, from logits")
+        self.places[node] = Place(IDS)
+        self.builder.emit(Op.ARGMAX, src=source.buffer, src_at=source.at, n=logits.width)
+        self._consumed(logits)
+
     def _nothing(self, node: Node) -> None:
         """Rotation waits for the attention that reads it."""
 
@@ -385,6 +395,5 @@ class Lowering:
         return len(self.bindings.groups) - 1
 
 
-def _differs(known: Symbol | None, found: Symbol) -> bool:
-    """By identity: comparing symbols would be an op of the step."""
+def _differs(known: Symbol | None, found: Symbol) -> bool:  # comparing would be an op of the step
     return known is not None and known is not found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from inferplane.interfaces import Bucket, ExecutorStats, GraphCompiler, StepFunction
+from inferplane_cpu.compiler.bound_step import BoundStep
 from inferplane_cpu.compiler.capture import (
     SAMPLES,
     TOKENS,
@@ -23,10 +24,10 @@ from inferplane_cpu.compiler.capture import (
     Recording,
     Symbol,
 )
-from inferplane_cpu.compiler.lower import Bindings, Lowering
+from inferplane_cpu.compiler.lower import Lowering
 from inferplane_cpu.compiler.proof import check_program
 from inferplane_cpu.compiler.weights import PackedWeights
-from inferplane_cpu.native.machine import Machine, NativeProgram, ProgramBuilder, StepArrays
+from inferplane_cpu.native.machine import Machine, ProgramBuilder
 from inferplane_cpu.native.packing import Packer
 
 __all__ = ["StepCompiler"]
@@ -94,7 +95,7 @@ class StepCompiler(GraphCompiler):
         lowering = Lowering(recording.nodes, wanted, builder, self._weights)
         lowering.run()
         program = builder.build(bucket.num_seqs, self._max_context)
-        compiled = _Compiled(program, lowering, results).run
+        compiled = BoundStep(program, lowering, results).run
         check_program(compiled, fn, kv, example)
         self._superfluous += _only_in_programs(recording)
         return compiled
@@ -143,83 +144,3 @@ def _sources(values: Any) -> list[Columns]:
         elif isinstance(value, (tuple, list)):
             found += _sources(value)
     return found
-
-
-class _Compiled:
-    """One program with what surrounds it in torch."""
-
-    def __init__(
-        self, program: NativeProgram, lowering: Lowering, results: Mapping[str, Any]
-    ) -> None:
-        self._program = program
-        self._places = lowering.places
-        self._results = results
-        self._bindings: Bindings = lowering.bindings
-        if self._bindings.token_ids is None or self._bindings.positions is None:
-            raise NotLoweredError("a step without token ids or positions")
-
-    def run(self, kv: Mapping[str, object], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """One step; results are views of the program's buffers, valid until the next."""
-        made: dict[int, Any] = {}
-        bound = self._bindings
-        token_ids = self._value(bound.token_ids, inputs, made)
-        rows = inputs["rows"] if bound.rows is None and "rows" in inputs else None
-        rows = self._value(bound.rows, inputs, made) if bound.rows is not None else rows
-        first = {name: self._value(s, inputs, made) for name, s in bound.groups[0].items()}
-        groups = [first] + [
-            {name: self._value(s, inputs, made) for name, s in group.items()}
-            for group in bound.groups[1:]
-        ]
-        self._program.run(
-            StepArrays(
-                token_ids=_int32(token_ids),
-                positions=_int32(self._value(bound.positions, inputs, made)),
-                query_start=first["query_start"],
-                seq_lens=first["seq_lens"],
-                sample_rows=_int32(rows) if rows is not None else token_ids[:0],
-                tables=tuple(group["tables"] for group in groups),
-                slots=tuple(group["slots"] for group in groups),
-            )
-        )
-        sizes = len(token_ids), 0 if rows is None else len(rows)
-        return {
-            name: self._result(value, inputs, made, sizes) for name, value in self._results.items()
-        }
-
-    def _value(self, symbol: Any, inputs: Mapping[str, Tensor], made: dict[int, Any]) -> Tensor:
-        result = self._result(symbol, inputs, made, (0, 0))
-        assert isinstance(result, Tensor)
-        return result
-
-    def _result(
-        self,
-        value: Any,
-        inputs: Mapping[str, Tensor],
-        made: dict[int, Any],
-        sizes: tuple[int, int],
-    ) -> Any:
-        """A symbol, deferred call or plain argument with real tensors in place of symbols."""
-        shape: tuple[int, ...] | None = None
-        if type(value) is Symbol:
-            shape, value = tuple(value.meta.shape[1:]), value.source
-        if isinstance(value, str):
-            return inputs[value]
-        if isinstance(value, Columns):
-            place = self._places[value.node]
-            count = sizes[1] if value.node.per_sample else sizes[0]
-            at = place.at + value.at
-            rows = self._program.buffers[place.buffer][:count, at : at + value.width]
-            return rows if shape is None or len(shape) == 1 else rows.reshape(count, *shape)
-        if isinstance(value, Deferred):
-            if id(value) not in made:
-                arguments = [self._result(a, inputs, made, sizes) for a in value.args]
-                named = {k: self._result(v, inputs, made, sizes) for k, v in value.kwargs.items()}
-                made[id(value)] = value.function(*arguments, **named)
-            return made[id(value)]
-        if isinstance(value, (tuple, list)):
-            return type(value)(self._result(item, inputs, made, sizes) for item in value)
-        return value
-
-
-def _int32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.int32).contiguous()

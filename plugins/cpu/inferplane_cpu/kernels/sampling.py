@@ -14,6 +14,8 @@ from inferplane.ops.reference import sampling as reference
 from inferplane.ops.reference.sampling import LogprobTensors, argmax, best_ids, process, score
 from inferplane.ops.sampling import SamplingTensors
 from inferplane.sampling.philox import uniforms
+from inferplane_cpu.compiler import kernels
+from inferplane_cpu.compiler.capture import Symbol
 
 __all__ = ["sample"]
 
@@ -22,6 +24,8 @@ _CANDIDATES = 256
 
 def sample(logits: Tensor, sampling: SamplingTensors) -> tuple[Tensor, LogprobTensors | None]:
     """ids i32[R] of f32[R,V] logits, -1 where a row failed, and log-probabilities if asked."""
+    if type(logits) is Symbol:  # a program ends with the plain choice; other rows come here again
+        return kernels.argmax(logits.recording, logits), None
     ids = argmax(logits)
     if not sampling.plain:
         processed = process(logits, sampling)

@@ -28,7 +28,7 @@ __all__ = [
     "load_library",
 ]
 
-VERSION = 1
+VERSION = 2
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"))
 _AVX2 = frozenset(("avx2", "fma", "f16c"))
 
@@ -113,7 +113,6 @@ class Step(Structure):
         ("sample_rows", c_void_p),
         ("groups", POINTER(Group)),
         ("ids", c_void_p),
-        ("flags", c_void_p),
     ]
 
 

@@ -161,7 +161,6 @@ class NativeProgram:
         self._shared = torch.zeros(shared + 64, dtype=torch.uint8)
         self._partials = torch.zeros(partials)
         self.ids = torch.zeros(builder.max_samples, dtype=torch.int32)
-        self.flags = torch.zeros(builder.max_samples, dtype=torch.int32)
         self._instructions = (Instruction * len(builder.instructions))(*builder.instructions)
         self._buffers = (Buffer * len(self.buffers))(
             *(Buffer(b.data_ptr(), b.stride(0)) for b in self.buffers)
@@ -182,7 +181,7 @@ class NativeProgram:
         )
 
     def run(self, arrays: StepArrays) -> None:
-        """Execute; results lie in the buffers, `ids` and `flags` (first R entries)."""
+        """Execute; results lie in the buffers and, first R entries, `ids`."""
         groups = (Group * max(1, len(arrays.tables)))(
             *(
                 Group(table.data_ptr(), table.shape[1], slots.data_ptr())
@@ -200,6 +199,5 @@ class NativeProgram:
             sample_rows=arrays.sample_rows.data_ptr(),
             groups=groups,
             ids=self.ids.data_ptr(),
-            flags=self.flags.data_ptr(),
         )
         self.machine.library.ip_run(self.machine.pool, self._program, step)
