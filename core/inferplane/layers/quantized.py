@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["JoinedLinear", "Piece", "QuantizedLinear", "Quantizer"]
 
 _SPREAD = 0.02
+_MADE_UP_PERIOD = 1_000_003
+"""A prime: no two rows of a made-up matrix are alike."""
 
 
 class QuantizedLinear:
@@ -355,23 +357,31 @@ def _made_up(
     random: torch.Generator,
     device: str,
 ) -> CanonicalWeight:
-    """A weight that no file holds, of about the size that trained ones have."""
+    """A weight that no file holds, of about the size that trained ones have.
+
+    A short random sequence is repeated on the device: to make all of a large model's codes here
+    would take minutes.
+    """
     groups = num_groups(scheme, shape[1])
     order = torch.arange(shape[1], dtype=torch.int32, device=device) if scheme.reordered else None
     is_static = scheme.activation_scale == "static" and scheme.activation
+    count = shape[0] * shape[1]
+    period = min(count, _MADE_UP_PERIOD)
     if scheme.weight.startswith("fp8"):
         kind = torch.float8_e4m3fn if scheme.weight == "fp8_e4m3" else torch.float8_e5m2
-        values = torch.randn(shape, generator=random).to(kind)
+        codes = torch.randn(period, generator=random).to(kind)
         size = 1.0
     else:
         low, high = (-8, 8) if scheme.weight == "int4" else (-128, 128)
-        values = torch.randint(low, high, shape, generator=random, dtype=torch.int8)
+        codes = torch.randint(low, high, (period,), generator=random, dtype=torch.int8)
         size = high / 2
-    scales = torch.full((shape[0], groups), _SPREAD / size)
+    repeats = -(-count // period)
+    values = codes.view(torch.uint8).to(device).repeat(repeats)[:count].view(codes.dtype)
+    scales = torch.full((shape[0], groups), _SPREAD / size, device=device)
     return CanonicalWeight(
-        values=values.to(device),
-        scales=scales.to(device),
-        offsets=torch.zeros_like(scales).to(device) if scheme.offset else None,
+        values=values.view(shape),
+        scales=scales,
+        offsets=torch.zeros_like(scales) if scheme.offset else None,
         order=order,
         input_scale=torch.full((1,), _SPREAD, device=device) if is_static else None,
     )
