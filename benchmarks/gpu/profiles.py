@@ -35,6 +35,12 @@ def profile_steps(session: Session, vocab: int, folder: str) -> dict[str, Any]:
     return found
 
 
+_WAITS = (
+    "cudaDeviceSynchronize",
+    "cudaStreamSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
+)
 Case = tuple[list[list[int]], list[int], int, int]
 """Prompts, outputs, steps to pass before the profile begins, steps it lasts."""
 
@@ -81,7 +87,28 @@ def device_profile(session: Session, case: Case, name: str, folder: str) -> dict
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         seen.export_chrome_trace(str(Path(folder) / f"{name.replace(' ', '-')}.json.gz"))
-    return {"wall_s": wall, "busy": busy, "kernels": {k: v for k, v in ordered[:40]}}
+    waits = count_waits(seen)
+    print(f"      the host waited: {waits or 'never'}, over {max(lasting, 1)} steps", flush=True)
+    return {
+        "wall_s": wall,
+        "busy": busy,
+        "steps": lasting,
+        "waits": waits,
+        "kernels": {k: v for k, v in ordered[:40]},
+    }
+
+
+def count_waits(seen: profile) -> dict[str, int]:
+    """Calls that stop the host until the device is done, by name.
+
+    The two synchronisations around the profile are its own. An event is what a finished step's
+    tokens are waited for with, while the next step already runs.
+    """
+    found: dict[str, int] = {}
+    for event in seen.events():
+        if event.name in _WAITS and event.device_type.name == "CPU":
+            found[event.name] = found.get(event.name, 0) + 1
+    return found
 
 
 def host_profile(session: Session, prompts: list[list[int]], outputs: list[int]) -> str:

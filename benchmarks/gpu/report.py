@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["phase_lines", "table"]
@@ -20,13 +20,15 @@ def table(report: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"### {name}: start {phase_lines(model['phases'])}",
-            "| workload | seconds | rate | of limit | vLLM 0.24.0 | ours / vLLM | floor | goal |",
-            "|---|---|---|---|---|---|---|---|",
+            "| workload | seconds | rate | of limit | vLLM 0.24.0 | ours / vLLM | floor | goal | "
+            "beside it |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         kinds = dict.fromkeys(run["kind"] for run in model["runs"] if run["kind"])
         for kind in kinds:
             runs = [run for run in model["runs"] if run["kind"] == kind]
-            lines.append(_row(min(runs, key=lambda run: run["seconds"])))
+            best = min(runs, key=lambda run: run["seconds"])
+            lines.append(_row(best) + f" {_beside(report, name, best)} |")
     for part in ("probe", "numerics"):
         if part in report:
             lines += ["", f"{part}: {report[part]}"]
@@ -47,3 +49,20 @@ def _row(run: Mapping[str, Any]) -> str:
         f"| {kind} | {seconds:.4f} | {rate} | {run['floor_s'] / seconds:.0%} | "
         f"{baseline or '–'} s | {ratio} | {goal[0]} | {goal[1]} |"
     )
+
+
+def _beside(report: Mapping[str, Any], name: str, run: Mapping[str, Any]) -> str:
+    """How many times faster than the same work in this run: the unquantised model, or a peer."""
+    plain, _, variant = name.partition(":")
+    said = []
+    if variant and plain in report["models"]:
+        said.append((_best(report["models"][plain]["runs"], run["kind"]), "our bfloat16"))
+    peer = report["models"][name].get("peer")
+    if peer:
+        said.append((_best(peer["runs"], run["kind"]), peer["version"]))
+    return ", ".join(f"{best / run['seconds']:.2f}x {what}" for best, what in said if best) or "–"
+
+
+def _best(runs: Sequence[Mapping[str, Any]], kind: str) -> float:
+    """Seconds of the fastest run of that kind; 0 = there was none."""
+    return min((run["seconds"] for run in runs if run["kind"] == kind), default=0.0)

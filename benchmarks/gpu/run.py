@@ -1,6 +1,8 @@
 """The one-GPU workloads of docs/performance.md, ours against the recorded vLLM 0.24.0 baseline.
 
 python benchmarks/gpu/run.py [--models qwen3-0.6b] [--only "batch 1,mixed"] [--json FILE]
+python benchmarks/gpu/run.py --models llama-3.1-8b,llama-3.1-8b:fp8,llama-3.1-8b:int4   # and ratios
+python benchmarks/gpu/run.py --peer vllm=PYTHON                       # vLLM beside it, same card
 python benchmarks/gpu/run.py --device cpu --tiny            # a dry run without a GPU
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from report import phase_lines, table
-from shapes import BASELINE_S, GOALS, SHAPES, Shape, serial_floor_s
+from shapes import BASELINE_S, GOALS, SHAPES, VARIANTS, Shape, serial_floor_s
 from workloads import FULL, TINY, Workload, check_sums, workloads
 
 STARTED = time.perf_counter()
@@ -54,6 +56,13 @@ def run_parts(args: argparse.Namespace, wanted: set[str] | None, report: dict[st
                 print(f"-- {name} left out: {left(args):.0f} s of the budget left", flush=True)
                 continue
             report["models"][name] = run_model(args, name, wanted)
+    for peer in args.peer:
+        from peer import run_peer  # only when asked
+
+        for name in (name for name in models if ":" not in name):
+            report["models"][name]["peer"] = run_peer(
+                args, peer, name, shape_of(args, name), wanted
+            )
     if asked("probe") and on_gpu:
         from probes import probe_ceilings  # torch is loaded after the timed start
 
@@ -62,7 +71,7 @@ def run_parts(args: argparse.Namespace, wanted: set[str] | None, report: dict[st
     if asked("numerics"):
         from numerics import check_numerics  # likewise
 
-        report["numerics"] = check_numerics(args.device, plugins_of(args), args.tiny)
+        report["numerics"] = check_numerics(args.device, plugins_of(args), args.tiny, args.gguf)
     if asked("kernels", False) and on_gpu:
         from kernels import time_kernels  # likewise
 
@@ -76,13 +85,14 @@ def run_model(args: argparse.Namespace, name: str, wanted: set[str] | None) -> d
     shape, sizes = shape_of(args, name)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
-        folder = model_folder(Path(root), name, shape.config())
+        folder = model_folder(Path(root), name.replace(":", "-"), config_of(name, shape))
         session = Session(engine_config(args, folder), plugins_of(args))
         session.generate([[7] * 8], [1])
         first = time.perf_counter() - began
         session.settle()
         found: dict[str, Any] = {
             "phases": {**session.phases, "first token": first, "process so far": uptime()},
+            "weight_bytes": session.weight_bytes,
             "runs": [],
         }
         print(f"== {name}: {phase_lines(found['phases'])}", flush=True)
@@ -117,8 +127,8 @@ def run_work(session: Any, shape: Shape, name: str, work: Workload) -> dict[str,
         "tokens_in": work.tokens_in,
         "tokens_out": work.tokens_out,
         "floor_s": limit,
-        "baseline_s": None if shape != SHAPES[name] else BASELINE_S[name].get(work.kind),
-        "goal": None if shape != SHAPES[name] else GOALS[name].get(work.kind),
+        "baseline_s": BASELINE_S[name].get(work.kind) if shape == SHAPES.get(name) else None,
+        "goal": GOALS[name].get(work.kind) if shape == SHAPES.get(name) else None,
     }
     label = work.kind or "(not reported)"
     print(
@@ -136,13 +146,23 @@ def skipped(work: Workload, wanted: set[str] | None) -> bool:
 
 def shape_of(args: argparse.Namespace, name: str) -> tuple[Shape, Any]:
     """Full size, or a model and workloads that a processor runs in seconds."""
-    shape = SHAPES[name]
+    shape = SHAPES[name.partition(":")[0]]
     if not args.tiny:
         return shape, FULL
     tiny = replace(
-        shape, layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=512
+        shape, layers=2, hidden=128, heads=8, kv_heads=4, head_dim=16, intermediate=256, vocab=512
     )
     return tiny, TINY
+
+
+def config_of(name: str, shape: Shape) -> dict[str, object]:
+    """The config.json of `MODEL` or `MODEL:VARIANT`. Raises SystemExit for an unknown variant."""
+    variant = name.partition(":")[2]
+    if not variant:
+        return shape.config()
+    if variant not in VARIANTS:
+        raise SystemExit(f"no variant {variant!r}; there are {', '.join(VARIANTS)}")
+    return {**shape.config(), "quantization_config": VARIANTS[variant]}
 
 
 def engine_config(args: argparse.Namespace, folder: Path) -> Any:
@@ -155,6 +175,7 @@ def engine_config(args: argparse.Namespace, folder: Path) -> Any:
         device=args.device,
         dtype=args.dtype,
         attention=args.attention,
+        tensor_parallel=args.tensor_parallel,
         max_model_len=512 if args.tiny else 16384,
         max_num_seqs=16 if args.tiny else 256,
         max_batched_tokens=256 if args.tiny else args.step_tokens,
@@ -184,14 +205,23 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--models", default=",".join(reversed(SHAPES)))
+    parser.add_argument(
+        "--models",
+        default=",".join(reversed(SHAPES)),
+        help=f"of {', '.join(SHAPES)}; MODEL:VARIANT for one of {', '.join(VARIANTS)}",
+    )
     parser.add_argument("--only", default="", help=f"workload kinds, or of {', '.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a dry run")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--attention", default="auto")
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="cards one model lies on")
     parser.add_argument("--step-tokens", type=int, default=8192, help="most tokens of one step")
     parser.add_argument("--option", action="append", default=[], help="NAME=VALUE of the device")
     parser.add_argument("--plugins", default="", help="plugin names or modules, comma-separated")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="vllm=PYTHON", help="beside ours, same card"
+    )
+    parser.add_argument("--gguf", default="", help="a small real model for the agreement check")
     parser.add_argument("--budget-s", type=float, default=540.0)
     parser.add_argument("--reserve-s", type=float, default=30.0, help="stop starting work then")
     parser.add_argument("--json", default="")

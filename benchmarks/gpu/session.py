@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -40,19 +41,21 @@ class Session:
     config: EngineConfig
     plugins: tuple[str, ...] | None
     phases: dict[str, float] = field(default_factory=dict)
+    load_format: str = "dummy"
 
     def __post_init__(self) -> None:
         self.began = time.perf_counter()
         settings = LaunchSettings(
-            self.config, SchedulerConfig(), plugins=self.plugins, load_format="dummy"
+            self.config, SchedulerConfig(), plugins=self.plugins, load_format=self.load_format
         )
         with self.phase("plan"):
-            self.plan: LaunchPlan = make_plan(settings, {})
+            self.plan: LaunchPlan = make_plan(settings, dict(os.environ))
             shapes = make_shapes(self.plan)
         with self.phase("import torch, create"):
-            self.executor: Executor = make_executor(self.plan, {})
+            self.executor: Executor = make_executor(self.plan, dict(os.environ))
         with self.phase("load"):
             self.executor.load(_quiet)
+        self.weight_bytes = self._device_bytes()
         with self.phase("trial step, memory"):
             kv = self.executor.plan_kv()
         with self.phase("KV, graphs"):
@@ -60,6 +63,14 @@ class Session:
         self.num_blocks, self.block_size = kv.num_blocks, kv.block_size
         self.engine = Engine(self.executor, kv, self.plan, shapes, time.monotonic, b"bench")
         self.requests = 0
+
+    def _device_bytes(self) -> int:
+        """What the device holds now; 0 for a processor."""
+        if self.plan.device != "cuda":
+            return 0
+        import torch  # the engine's own code does without it
+
+        return torch.cuda.memory_allocated()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["BASELINE_S", "GOALS", "SHAPES", "Shape", "serial_floor_s"]
+__all__ = ["BASELINE_S", "GOALS", "SHAPES", "VARIANTS", "Shape", "serial_floor_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,14 @@ SHAPES = {
     ),
 }
 """Tiny ones for a dry run are made by `run.py --tiny`."""
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "fp8": {"quant_method": "online", "weights": "fp8"},
+    "fp8-tensor": {"quant_method": "fp8", "activation_scheme": "dynamic"},
+    "int8": {"quant_method": "online", "weights": "int8"},
+    "int4": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True},
+}
+"""Weights of another kind, `MODEL:VARIANT`: a checkpoint's quantization_config."""
 
 BASELINE_S = {
     "llama-3.1-8b": {
