@@ -34,7 +34,8 @@ class WeightArena:
 
 
 def _map(num_bytes: int) -> Tensor:
-    region = mmap.mmap(-1, num_bytes)
+    # private: Python's default is a shared map, which Linux keeps in small pages
+    region = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(region, dtype=torch.uint8)
