@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -29,7 +30,7 @@ class Comparison:
     def ratio(self, ours: str, peer: str) -> float:
         """Median over turns of ours / peer."""
         pairs = zip(self.figures[ours], self.figures[peer], strict=True)
-        return statistics.median(a / b for a, b in pairs)
+        return statistics.median(a / b if b else math.inf for a, b in pairs)
 
 
 @dataclass(slots=True)

@@ -68,8 +68,8 @@ class System:
         length = ["--max-model-len", str(max_model_len), "--dtype", "bfloat16"]
         if self.kind == "vllm":
             main = "vllm.entrypoints.openai.api_server"
-            quiet = ["--no-enable-prefix-caching", "--disable-log-requests"]
-            return [self.python, "-m", main, "--model", model, *listen, *length, *quiet]
+            plain = ["--no-enable-prefix-caching"]
+            return [self.python, "-m", main, "--model", model, *listen, *length, *plain]
         plain = ["--no-prefix-cache"]
         return [self.python, "-m", "inferplane", "serve", model, *listen, *length, *plain]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -29,30 +30,43 @@ def main() -> None:
     contestants = {system.name: system for system in systems(chosen)}
     report = Report({name: system.python for name, system in contestants.items()})
     report.probes_gb_per_s.append(read_gb_per_s())
-    for rate in (float(text) for text in chosen.rates.split(",")):
-        workload = online(chosen.requests, rate, longest=chosen.longest)
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
-        timed = {
-            name: partial(measure, system, chosen, workload, runs[name])
+    with contextlib.ExitStack() as servers:
+        urls = {
+            name: servers.enter_context(running(system, chosen))
             for name, system in contestants.items()
         }
-        goodput = in_turns(timed, chosen.turns, warm_ups=0)
-        report.comparisons.append(Comparison(workload.name, "good req/s", goodput))
-        report.comparisons += latencies(workload, runs)
-    report.probes_gb_per_s.append(read_gb_per_s())
+        for rate in (float(text) for text in chosen.rates.split(",")):
+            workload = online(chosen.requests, rate, longest=chosen.longest)
+            runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+            timed = {
+                name: partial(measure, system, urls[name], chosen, workload, runs[name])
+                for name, system in contestants.items()
+            }
+            goodput = in_turns(timed, chosen.turns, warm_ups=0)
+            report.comparisons.append(Comparison(workload.name, "good req/s", goodput))
+            report.comparisons += latencies(workload, runs)
+        report.probes_gb_per_s.append(read_gb_per_s())
     print(report.text())
     if chosen.output:
         report.write(chosen.output)
 
 
-def measure(
-    system: System, chosen: argparse.Namespace, workload: Workload, found: list[dict[str, Any]]
-) -> float:
-    """A server started for this turn alone, warmed up by two requests; its goodput."""
+def running(system: System, chosen: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
+    """Its server, for the whole run; the URL."""
     port = free_port()
     command = system.server_command(str(chosen.model), port, MAX_MODEL_LEN)
-    with served(command, system.environment(chosen.threads), port) as url:
-        figures = asyncio.run(_measure(url, body_for(system, chosen), workload, chosen))
+    return served(command, system.environment(chosen.threads), port)
+
+
+def measure(
+    system: System,
+    url: str,
+    chosen: argparse.Namespace,
+    workload: Workload,
+    found: list[dict[str, Any]],
+) -> float:
+    """One turn, warmed up by two requests; its goodput."""
+    figures = asyncio.run(_measure(url, body_for(system, chosen), workload, chosen))
     if figures["failed"]:
         raise SystemExit(f"{system.name}: {figures['failed']} failed: {figures['first_error']}")
     found.append(figures)
