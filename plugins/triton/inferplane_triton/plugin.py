@@ -31,5 +31,6 @@ def register_kernels(register: Register) -> None:
 def register_quantization_kernels(register: Register) -> None:
     on = ("triton",)
     path = "inferplane_triton.quantization."
+    register("triton_scaled_fp8", path + "scaled:ScaledFp8", on=on, priority=10)
     register("triton_int8", path + "int8:Int8Activations", on=on, priority=10)
     register("triton_weight_only", path + "weight_only:WeightOnly", on=on)

@@ -9,10 +9,12 @@ import triton
 from triton import knobs
 
 __all__ = [
+    "CodeTuning",
     "DecodeTuning",
     "PrefillTuning",
     "StreamTuning",
     "Target",
+    "code_tuning",
     "decode_tuning",
     "gated_tuning",
     "normed_tuning",
@@ -20,6 +22,10 @@ __all__ = [
     "stream_tuning",
     "target",
 ]
+
+
+_GFX11_TILE = 16
+"""Its matrix instructions want operands twice in registers: with 32 they spill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,15 @@ class PrefillTuning:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeTuning:
+    """How few rows times quantised weights are cut."""
+
+    rows: int
+    """Outputs of one program."""
+    warps: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamTuning:
     """How one row times a matrix is cut."""
 
@@ -99,11 +114,24 @@ def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
     """Tiles of keys and values, `stages` deep, must fit the on-chip memory."""
     if found.backend == "interpreter":
         return DecodeTuning(16, 4, 1, 2, 16)
-    tile = 64 if head_dim <= 128 else 32
+    tile = _GFX11_TILE if _is_gfx11(found) else 64 if head_dim <= 128 else 32
     stages = 3
     while stages > 1 and 2 * stages * tile * head_dim * itemsize > found.shared_bytes // 2:
         stages -= 1
-    return DecodeTuning(tile, 4, stages, 4, 64, lone=4, lone_warps=2, lone_stages=min(stages, 2))
+    return DecodeTuning(
+        tile,
+        4,
+        stages,
+        4,
+        64,
+        lone=0 if _is_gfx11(found) else 4,
+        lone_warps=2,
+        lone_stages=min(stages, 2),
+    )
+
+
+def _is_gfx11(found: Target) -> bool:
+    return found.arch.startswith("gfx11")
 
 
 def prefill_tuning(
@@ -117,6 +145,8 @@ def prefill_tuning(
         return PrefillTuning(16, 16, 4, 1, 32)
     narrow = itemsize > 2 or head_dim > 128 or found.backend == "hip"
     if narrow:
+        if _is_gfx11(found):
+            return PrefillTuning(64, _GFX11_TILE, 4, 1, 1024)
         rows = 32 if is_capped and found.backend == "hip" else 64
         return PrefillTuning(rows, 32, 4, 1 if itemsize > 2 else 2, 1024)
     return PrefillTuning(64, 64, 4, 2, 1024)
@@ -143,3 +173,11 @@ def gated_tuning(inputs: int, outputs: int) -> StreamTuning:
     """As `stream_tuning` for short rows."""
     cols = min(1024, max(16, int(triton.next_power_of_2(inputs))))
     return StreamTuning(4, cols, 4, 0)
+
+
+@lru_cache(maxsize=64)
+def code_tuning(is_bytes: bool, rows: int) -> CodeTuning:
+    """For `rows` of input: some 64 bytes of codes in flight a thread, and sums that fit its
+    registers."""
+    outputs = 8 if is_bytes else 4
+    return CodeTuning(outputs if rows <= 2 else outputs // 2, 4)

@@ -38,6 +38,7 @@ ARCHES = {
     "sm_100": Arch(("cuda", 100, 32), "ptx", r"tcgen05\.mma|mma\.sync", 232448),
     "gfx942": Arch(("hip", "gfx942", 64), "amdgcn", r"v_mfma_", 65536),
     "gfx950": Arch(("hip", "gfx950", 64), "amdgcn", r"v_mfma_", 163840),
+    "gfx1100": Arch(("hip", "gfx1100", 32), "amdgcn", r"v_wmma_", 65536),
     "gfx1201": Arch(("hip", "gfx1201", 32), "amdgcn", r"v_wmma_", 65536),
 }
 
@@ -53,6 +54,8 @@ class Case:
     options: Mapping[str, int] = field(default_factory=lambda: {"num_warps": 4})
     small_options: Mapping[str, int] | None = None
     small_constants: Mapping[str, object] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    """Parts whose instructions it needs; () = all."""
 
 
 HEADS = {
@@ -63,6 +66,15 @@ INTS = {name: "*i32" for name in ("items", "tiles", "tables", "slots", "arrivals
 WIDE = {name: "*fp32" for name in ("part_ptr", "stat_ptr", "cos_ptr", "sin_ptr", "weight_ptr")}
 WIDE |= {name: "*fp32" for name in ("q_weight_ptr", "k_weight_ptr", "norm_ptr")}
 SCALARS = {name: "fp32" for name in ("scale", "softcap", "eps")}
+STREAMED = {
+    "INPUTS": 4096, "M": 1, "OFFSET": False, "BIAS": False, "LANES": 128,
+}  # fmt: skip
+ROUNDED = {"ROUND": True, "GIVEN": False, "BY_BITS": False}
+TILED = {
+    "INPUTS": 4096, "WIDE": 8, "BM": 64, "BN": 64, "OFFSET": True, "BIAS": False,
+    "UPCAST": False,
+}  # fmt: skip
+CODES = {"scale_ptr": "*fp32", "offset_ptr": "*fp32", "given_ptr": "*fp32", "words_ptr": "*i32"}
 CASES = {
     "decode": Case(
         "decode:decode_items",
@@ -129,21 +141,47 @@ CASES = {
         "stream:stream_gated", {"INPUTS": 3072, "M": 1, "ROWS": 4, "COLS": 1024}
     ),
     "int4 streamed": Case(
-        "quantized:stream_codes",
-        {
-            "INPUTS": 4096, "GROUPS": 32, "M": 1, "ROWS": 16, "COLS": 128, "FOUR": True,
-            "OFFSET": False, "BIAS": False, "STAGES": 4,
-        },
-        {"codes_ptr": "*u8", "scale_ptr": "*fp32", "offset_ptr": "*fp32"},
+        "quantized:stream_words", {**STREAMED, "GROUP": 128, "ROWS": 4}, CODES
+    ),
+    "int4 streamed, four rows, groups of 32 with offsets": Case(
+        "quantized:stream_words",
+        {**STREAMED, "GROUP": 32, "ROWS": 2, "M": 4, "OFFSET": True},
+        CODES,
+    ),
+    "fp8 streamed": Case(
+        "quantized:stream_bytes",
+        {**STREAMED, **ROUNDED, "GROUP": 4096, "ROWS": 8},
+        {**CODES, "codes_ptr": "*fp8e4nv"},
+        only=("sm_90", "sm_100"),
+    ),
+    "int8 streamed, groups": Case(
+        "quantized:stream_bytes",
+        {**STREAMED, **ROUNDED, "ROUND": False, "GROUP": 128, "ROWS": 8},
+        {**CODES, "codes_ptr": "*i8"},
     ),
     "int4 tiles": Case(
         "quantized:tile_codes",
-        {
-            "INPUTS": 4096, "GROUPS": 32, "BM": 64, "BN": 64, "COLS": 64, "FOUR": True,
-            "OFFSET": True, "BIAS": False, "UPCAST": False,
-        },
-        {"codes_ptr": "*u8", "scale_ptr": "*fp32", "offset_ptr": "*fp32"},
+        {**TILED, "GROUP": 128, "BYTES": False},
+        {**CODES, "codes_ptr": "*i32"},
         matrix=True,
+    ),
+    "int8 tiles of few rows, groups of 32": Case(
+        "quantized:tile_codes",
+        {**TILED, "GROUP": 32, "BM": 16, "BYTES": True},
+        {**CODES, "codes_ptr": "*i8"},
+        matrix=True,
+    ),
+    "int4 widened": Case(
+        "quantized:widen_codes",
+        {"INPUTS": 4096, "GROUP": 128, "WIDE": 64, "ROWS": 8, "BYTES": False, "OFFSET": True},
+        {**CODES, "codes_ptr": "*i32"},
+    ),
+    "fp8 rows": Case(
+        "quantized:round_rows",
+        {"INPUTS": 14336, "PAD": 16384, "GIVEN": False, "BY_BITS": False},
+        {"q_ptr": "*fp8e4nv", "given_ptr": "*fp32", "scale_ptr": "*fp32"},
+        options={"num_warps": 16},
+        only=("sm_90", "sm_100"),
     ),
     "int8 tiles": Case(
         "quantized:tile_int8",
@@ -182,6 +220,8 @@ def compiled(case: Case, arch: Arch) -> Any:
     module, _, name = case.function.partition(":")
     function = getattr(import_module(f"inferplane_triton.device.{module}"), name)
     constants = {**case.constants, **(case.small_constants if arch.small else {})}
+    if "TILE" in constants and str(arch.target[1]).startswith("gfx11"):
+        constants["TILE"] = 16
     types = {**INTS, **WIDE, **SCALARS, **case.types}
     signature, hints = {}, {}
     for place, argument in enumerate(function.arg_names):
@@ -197,8 +237,10 @@ def compiled(case: Case, arch: Arch) -> Any:
     return compile_source(source, target=GPUTarget(*arch.target), options=dict(options))
 
 
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("name", CASES)
+PAIRS = [(name, arch) for name, case in CASES.items() for arch in case.only or ARCHES]
+
+
+@pytest.mark.parametrize(("name", "arch"), PAIRS)
 def test_a_kernel_compiles_within_the_limits_of_the_part(name: str, arch: str) -> None:
     case, part = CASES[name], ARCHES[arch]
     program = compiled(case, part)

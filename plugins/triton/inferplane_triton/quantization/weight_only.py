@@ -22,13 +22,20 @@ from inferplane.interfaces import (
     Reasons,
 )
 from inferplane.quantization.reference import requantize_input
-from inferplane_triton.device.quantized import stream_codes, tile_codes
-from inferplane_triton.tuning import target
+from inferplane_triton.device.quantized import (
+    stream_bytes,
+    stream_words,
+    tile_codes,
+    widen_codes,
+)
+from inferplane_triton.tuning import code_tuning, target
 
-__all__ = ["WeightOnly"]
+__all__ = ["STREAMED_ROWS", "WeightOnly"]
 
-_STREAMED_ROWS = 4
-_CODES = {"int4": torch.int8, "int8": torch.int8, "fp8_e4m3": torch.float8_e4m3fn}
+STREAMED_ROWS = 4
+_WIDENED_ROWS = 1024
+"""From here on the vendor's product repays a copy of the weights in high precision."""
+_CODES = ("int4", "int8", "fp8_e4m3")
 
 
 class WeightOnly(QuantKernel):
@@ -37,11 +44,12 @@ class WeightOnly(QuantKernel):
     def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
         self._scheme = scheme
         self._site = site
+        self._bytes = scheme.weight != "int4"
         self._group = scheme.group if scheme.group > 0 else site.in_features
-        self._four = scheme.weight == "int4"
-        self._cols = min(_power_of_two_in(self._group), 128)
-        found = target()
-        self._upcast = found.backend == "interpreter" and site.dtype == "bfloat16"
+        self._power = _power_of_two_in(site.in_features // 8)
+        self._rounds = scheme.activation == "fp8_e4m3" and scheme.activation_scale != "tensor"
+        self._interpreted = target().backend == "interpreter"
+        self._upcast = self._interpreted and site.dtype == "bfloat16"
 
     @classmethod
     def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
@@ -63,11 +71,8 @@ class WeightOnly(QuantKernel):
         return tuple(reasons)
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
-        """Codes [O,I], 4-bit ones as u8 [O,I/2]; scales and offsets f32 [O,G]."""
-        codes = weight.values
-        if self._four:
-            unsigned = (codes.to(torch.int16) + 8).to(torch.uint8)
-            codes = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
+        """Codes [O,I], 4-bit ones as i32 [O,I/8]; scales and offsets f32 [O,G]."""
+        codes = weight.values if self._bytes else _words(weight.values)
         outputs = self._site.out_features
         packed = {"codes": codes.contiguous(), "scales": _rows(weight.scales, outputs)}
         if weight.offsets is not None:
@@ -75,18 +80,22 @@ class WeightOnly(QuantKernel):
         if weight.order is not None:
             packed["order"] = weight.order
         if weight.input_scale is not None:
-            packed["input_scale"] = weight.input_scale
+            packed["input_scale"] = weight.input_scale.float().reshape(1)
         return packed
 
     def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:
         """x[T,I] -> [T,O]; activations are rounded first where the scheme says so."""
-        x = requantize_input(x, self._scheme, packed.get("input_scale"))
+        streams = len(x) <= STREAMED_ROWS
+        if not (streams and self._rounds):
+            x = requantize_input(x, self._scheme, packed.get("input_scale"))
         if "order" in packed:
             x = x.index_select(1, packed["order"])
         if x.stride(1) != 1:
             x = x.contiguous()
+        if len(x) >= _WIDENED_ROWS:
+            return F.linear(x, self._widened(packed, x.dtype), bias)
         out = torch.empty((len(x), self._site.out_features), dtype=x.dtype, device=x.device)
-        if len(x) <= _STREAMED_ROWS:
+        if streams:
             self._stream(x, packed, bias, out)
         else:
             self._tile(x, packed, bias, out)
@@ -96,19 +105,28 @@ class WeightOnly(QuantKernel):
         self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out: Tensor
     ) -> None:
         scales, rows = packed["scales"], len(x)
+        given = packed.get("input_scale") if self._rounds else None
         padded = int(triton.next_power_of_2(rows))
+        tuning = code_tuning(self._bytes, padded)
         target_rows = out
         if padded != rows:  # three rows run as four
             x = F.pad(x, (0, 0, 0, padded - rows))
             target_rows = out.new_empty(padded, out.shape[1])
-        width = 16 if self._four else 8
-        stream_codes[(triton.cdiv(out.shape[1], width),)](
-            x, packed["codes"], scales, packed.get("offsets", scales),
-            scales if bias is None else bias, target_rows, x.stride(0), out.shape[1],
-            INPUTS=x.shape[1], GROUPS=scales.shape[1], M=padded, ROWS=width, COLS=self._cols,
-            FOUR=self._four, OFFSET="offsets" in packed, BIAS=bias is not None, STAGES=4,
-            num_warps=4,
-        )  # fmt: skip
+        grid = (triton.cdiv(out.shape[1], tuning.rows),)
+        scale = scales, packed.get("offsets", scales)
+        rest = scales if bias is None else bias, target_rows, x.stride(0), out.shape[1]
+        fixed = {
+            "INPUTS": x.shape[1], "GROUP": self._group, "M": padded, "ROWS": tuning.rows,
+            "LANES": 32 * tuning.warps, "OFFSET": "offsets" in packed, "BIAS": bias is not None,
+            "num_warps": tuning.warps,
+        }  # fmt: skip
+        if self._bytes:
+            stream_bytes[grid](
+                x, packed["codes"], *scale, scales if given is None else given, *rest,
+                ROUND=self._rounds, GIVEN=given is not None, BY_BITS=self._interpreted, **fixed,
+            )  # fmt: skip
+        else:
+            stream_words[grid](x, packed["codes"], *scale, *rest, **fixed)
         if target_rows is not out:
             out.copy_(target_rows[:rows])
 
@@ -122,10 +140,31 @@ class WeightOnly(QuantKernel):
         tile_codes[grid](
             x, packed["codes"], scales, packed.get("offsets", scales),
             scales if bias is None else bias, out, x.stride(0), len(x), out.shape[1],
-            INPUTS=x.shape[1], GROUPS=scales.shape[1], BM=high, BN=wide,
-            COLS=min(self._cols, 64), FOUR=self._four, OFFSET="offsets" in packed,
-            BIAS=bias is not None, UPCAST=self._upcast, num_warps=4, num_stages=3,
+            INPUTS=x.shape[1], GROUP=self._group, WIDE=min(self._power, 8), BM=high, BN=wide,
+            BYTES=self._bytes, OFFSET="offsets" in packed, BIAS=bias is not None,
+            UPCAST=self._upcast, num_warps=4, num_stages=3,
         )  # fmt: skip
+
+    def _widened(self, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """[O,I] in `dtype`: gone again after the product."""
+        scales, inputs = packed["scales"], self._site.in_features
+        out = torch.empty((len(scales), inputs), dtype=dtype, device=scales.device)
+        wide = min(self._power, _power_of_two_in(self._group), 64)
+        widen_codes[(triton.cdiv(len(scales), 8), inputs // (8 * wide))](
+            packed["codes"], scales, packed.get("offsets", scales), out, len(scales),
+            INPUTS=inputs, GROUP=self._group, WIDE=wide, ROWS=8, BYTES=self._bytes,
+            OFFSET="offsets" in packed, num_warps=4,
+        )  # fmt: skip
+        return out
+
+
+def _words(values: Tensor) -> Tensor:
+    """Codes i8[O,I] -> i32[O,I/8]: eight a word, as `device.quantized` says."""
+    nibbles = (values.to(torch.int32) + 8).view(len(values), 8, -1)
+    words = nibbles[:, 0].clone()
+    for place in range(1, 8):
+        words |= nibbles[:, place] << (4 * place)
+    return words
 
 
 def _rows(part: Tensor, outputs: int) -> Tensor:
