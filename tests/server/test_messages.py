@@ -257,7 +257,8 @@ def joined(events):
         said = block.pop("json")
         if block["type"] == "tool_use":
             block["input"] = json.loads(said)
-    return message | events[-2][1]["delta"] | {"usage": events[-2][1]["usage"]}
+    usage = message["usage"] | events[-2][1]["usage"]
+    return message | events[-2][1]["delta"] | {"usage": usage}
 
 
 def test_a_stream_joins_to_the_whole_answer(http):
@@ -302,7 +303,7 @@ class Told:
 def answer(said, size=3, finish=FinishReason.STOP, stop_reason=None):
     parser = OutputParser(format_named("hermes"), {"weather": Tool("weather")}, thinking=False)
     end = TextDelta("", finish=finish, stop_reason=stop_reason)
-    return MessagesAnswer("msg_1", "m", Told(said, size, end), ChoiceReader(parser))
+    return MessagesAnswer("msg_1", "m", Told(said, size, end), ChoiceReader(parser), len)
 
 
 def streamed(made):
@@ -335,10 +336,18 @@ def test_thoughts_text_and_calls_are_blocks_in_their_order():
     made = json.loads(asyncio.run(answer(OUTPUTS[0]).whole()))
     thought, said, first, second = made["content"]
     assert thought["thinking"] == "hm" and len(thought["signature"]) == 64
-    assert said == {"type": "text", "text": "Let me see."}
+    assert said == {"type": "text", "text": "Let me see.", "citations": None}
     assert first["name"] == "weather" and first["input"] == {"city": "Bern"}
     assert second["input"] == {"city": "Rom"} and first["id"] != second["id"]
     assert made["stop_reason"] == "tool_use"
+    assert made["usage"]["output_tokens_details"] == {"thinking_tokens": 2}
+
+
+def test_an_answer_is_taken_back_as_history_without_a_notice():
+    made = json.loads(asyncio.run(answer(OUTPUTS[0]).whole()))
+    history = [*HELLO, {"role": "assistant", "content": made["content"]}]
+    form, noticed = form_of(messages=history, tools=[WEATHER])
+    assert noticed == [] and len(form.fields["messages"][1]["tool_calls"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,6 +22,8 @@ _DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
     b'"delta":{"type":"%s","%s":%s}}\n\n'
 )
+_HOSTED_USAGE = {"cache_creation": None, "inference_geo": None, "service_tier": "standard"}
+"""Members that clients of the hosted API may look for."""
 _STOPS = {"tool_calls": "tool_use", "length": "max_tokens"}
 
 
@@ -34,14 +37,14 @@ class _Block:
     def empty(self) -> dict[str, object]:
         """As it begins on the wire."""
         if self.kind is Content:
-            return {"type": "text", "text": ""}
+            return {"type": "text", "text": "", "citations": None}
         return {"type": "thinking", "thinking": "", "signature": ""}
 
     def whole(self) -> dict[str, object]:
         """As it is when it has ended."""
         text = "".join(self.texts)
         if self.kind is Content:
-            return {"type": "text", "text": text}
+            return {"type": "text", "text": text, "citations": None}
         return {"type": "thinking", "thinking": text, "signature": self.signature()}
 
     def signature(self) -> str:
@@ -64,11 +67,20 @@ class MessagesAnswer(Framing):
     """`message_stop` ends a good stream; a failed one ends with its error."""
     ping = event("ping", {"type": "ping"})
 
-    def __init__(self, id: str, model: str, generation: Generation, reader: ChoiceReader) -> None:
+    def __init__(
+        self,
+        id: str,
+        model: str,
+        generation: Generation,
+        reader: ChoiceReader,
+        count: Callable[[str], int],
+    ) -> None:
+        """`count` tells how many tokens a text has."""
         self.id = id
         self.model = model
         self.generation = generation
         self._reader = reader
+        self._count = count
         self._open: _Block | None = None
         self._index = 0
         self._end = TextDelta()
@@ -82,7 +94,9 @@ class MessagesAnswer(Framing):
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": self._usage(),
+            "stop_details": None,
+            "container": None,
+            "usage": self._usage() | _HOSTED_USAGE,
         }
 
     def _usage(self) -> dict[str, object]:
@@ -96,7 +110,14 @@ class MessagesAnswer(Framing):
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": made,
+            "output_tokens_details": {"thinking_tokens": self._thinking_tokens()},
+            "server_tool_use": None,
         }
+
+    def _thinking_tokens(self) -> int:
+        """Thoughts count as the tokens their text has."""
+        thoughts = "".join(self._reader.thoughts) if self._end.finish is not None else ""
+        return self._count(thoughts) if thoughts else 0
 
     def _stop(self) -> dict[str, object]:
         end = self._end
@@ -180,7 +201,8 @@ class MessagesAnswer(Framing):
 
     def end(self) -> bytes:
         """`message_delta` with the reason and the counts, then `message_stop`."""
-        told = {"type": "message_delta", "delta": self._stop(), "usage": self._usage()}
+        delta = self._stop() | {"stop_details": None, "container": None}
+        told = {"type": "message_delta", "delta": delta, "usage": self._usage()}
         return event("message_delta", told) + event("message_stop", {"type": "message_stop"})
 
     def failure(self, error: ApiError, request_id: str) -> bytes:
@@ -207,4 +229,5 @@ def _use(call: ToolCall) -> dict[str, object]:
         "id": call_id("toolu_"),
         "name": call.name,
         "input": arguments,
+        "caller": {"type": "direct"},
     }

@@ -104,7 +104,14 @@ async def _answer(
 ) -> Response:
     order = await _prepared(context, asked, serving, form)
     id = "msg_" + secrets.token_hex(12)
-    answer = MessagesAnswer(id, asked.model_name, order.generation, order.reader())
+    tokenizer = serving.model.tokenizer
+    answer = MessagesAnswer(
+        id,
+        asked.model_name,
+        order.generation,
+        order.reader(),
+        lambda text: len(tokenizer.encode(text)),
+    )
     return await finish(context, asked, order.generation, answer)
 
 

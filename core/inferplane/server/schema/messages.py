@@ -92,7 +92,13 @@ def _content_kind() -> AnyOf:
             Field("id", Text(1, 256), "What the result refers to.", required=True),
             Field("name", Text(1, 256), "The tool.", required=True),
             Field("input", Json(dict), "Its arguments.", required=True),
-            Field("caller", Json(dict), "nothing depends on it", State.NOTICED),
+            Field(
+                "caller",
+                Json(dict),
+                "nothing depends on it",
+                State.NOTICED,
+                unless=({"type": "direct"},),
+            ),
             cache_control_field(),
         ]
     )
