@@ -6,14 +6,14 @@ The only module that reads the environment. Knows nothing of terminals, sockets 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inferplane import setting_kinds as kinds
+from inferplane.api_keys import ApiKey, key_of_text, read_key_file
 from inferplane.errors import ConfigError
 from inferplane.interfaces import EngineConfig
 from inferplane.launch import LaunchSettings, SchedulerConfig
@@ -91,9 +91,15 @@ class ModelSettings:
 
     device: str = _device("auto", kinds.TEXT, "A platform by name; auto takes the best usable one.")
     plugins: tuple[str, ...] | None = _device(
-        None, kinds.NAMES, "Load exactly these plugins (entry point or module names)."
+        None,
+        kinds.NAMES,
+        "Load exactly these plugins (entry point or module names); no:NAME leaves one out.",
+        aliases={"--plugin": ""},
     )
     without: tuple[str, ...] = _device((), kinds.NAMES, "Plugins to leave out.")
+    trace_plugins: bool = _device(
+        False, kinds.FLAG, "Print each call of a plugin's hook with its answer and time."
+    )
     tensor_parallel: int = _device(
         1,
         kinds.count(1),
@@ -202,29 +208,6 @@ class ModelSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """One key, known only by the SHA-256 of its bytes."""
-
-    name: str
-    digest: bytes
-    scopes: tuple[str, ...] = ("infer", "metrics")
-    requests_per_minute: int = 0
-    """0 = as many as there is room for."""
-    concurrent: int = 0
-    """Requests at once; 0 = as many as its share has room for."""
-
-
-_KEY_SCOPES = frozenset(("infer", "metrics", "admin"))
-
-
-def _key(value: object) -> tuple[ApiKey, ...]:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError
-    digest = sha256(value.strip().encode()).digest()
-    return (ApiKey("default", digest, ("infer", "metrics", "admin")),)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
     """What the server needs beside the model; `launch`, `model_source` and keys are resolved."""
@@ -256,7 +239,7 @@ class ServeSettings:
         aliases={"--ssl-keyfile": "known here as --tls-key"},
     )
     api_keys: tuple[ApiKey, ...] = _server(
-        (), Kind("a key", _key), "Key that clients must send.", key="api_key", secret=True
+        (), Kind("a key", key_of_text), "Key that clients must send.", key="api_key", secret=True
     )
     """With the keys of the key file, once resolved."""
     api_key_file: Path | None = _server(
@@ -315,6 +298,7 @@ def launch_settings(settings: ModelSettings, model: Path) -> LaunchSettings:
         scheduler=SchedulerConfig(**_shared(settings, SchedulerConfig)),
         plugins=settings.plugins,
         without=settings.without,
+        trace_plugins=settings.trace_plugins,
         load_format=settings.load_format,
         seed=settings.dummy_seed,
         task=settings.task,
@@ -324,63 +308,6 @@ def launch_settings(settings: ModelSettings, model: Path) -> LaunchSettings:
 def _shared(settings: ModelSettings, owner: type[DataclassInstance]) -> dict[str, Any]:
     ours = {item.name for item in fields(settings)} - {"model"}
     return {f.name: getattr(settings, f.name) for f in fields(owner) if f.name in ours}
-
-
-def read_key_file(path: Path) -> tuple[ApiKey, ...]:
-    """The keys of a file with lines `NAME SHA256 SCOPE,SCOPE LIMIT=NUMBER …`; # begins a comment.
-
-    Limits are `requests_per_minute` and `concurrent`. Raises ConfigError naming file and line. The
-    server calls it again when the file changes.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"key file {path}: {reason}") from None
-    keys: dict[str, ApiKey] = {}
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        try:
-            key = _key_of_line(words)
-        except ValueError as error:
-            raise ConfigError(f"key file {path}, line {number}: {error}") from None
-        if key.name in keys:
-            raise ConfigError(f"key file {path}, line {number}: the name {key.name} is taken")
-        keys[key.name] = key
-    return tuple(keys.values())
-
-
-def _key_of_line(words: Sequence[str]) -> ApiKey:
-    """Raises ValueError saying what is wanted."""
-    limits = dict(word.split("=", 1) for word in words if "=" in word)
-    plain = [word for word in words if "=" not in word]
-    shape = (
-        "want NAME, the key's SHA-256 in hex, and optionally scopes joined by commas and limits "
-        "such as requests_per_minute=60 concurrent=8"
-    )
-    if not 2 <= len(plain) <= 3 or not limits.keys() <= {"requests_per_minute", "concurrent"}:
-        raise ValueError(shape)
-    try:
-        digest = bytes.fromhex(plain[1])
-        numbers = {name: int(text) for name, text in limits.items()}
-    except ValueError:
-        raise ValueError(shape) from None
-    if len(digest) != 32 or any(number < 1 for number in numbers.values()):
-        raise ValueError(shape)
-    key = ApiKey(
-        plain[0],
-        digest,
-        requests_per_minute=numbers.get("requests_per_minute", 0),
-        concurrent=numbers.get("concurrent", 0),
-    )
-    if len(plain) == 2:
-        return key
-    scopes = tuple(plain[2].split(","))
-    if not _KEY_SCOPES.issuperset(scopes):
-        raise ValueError(f"scopes are infer, metrics and admin, not {plain[2]}")
-    return replace(key, scopes=scopes)
 
 
 def check_variables(environ: Mapping[str, str]) -> None:

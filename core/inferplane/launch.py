@@ -68,6 +68,8 @@ class LaunchSettings:
     """Exactly these plugins; None = all that are installed."""
     without: tuple[str, ...] = ()
     """Plugins left out."""
+    trace_plugins: bool = False
+    """Print each call of a plugin's hook with its answer and time."""
     load_format: Literal["auto", "dummy"] = "auto"
     seed: int = 0
     """Of dummy weights."""
@@ -108,6 +110,8 @@ class LaunchPlan:
     """The user left max_model_len to us: it may shrink to what memory holds."""
     tasks: tuple[str, ...] = ("generate", "embed")
     """What requests may ask of the model, the main task first."""
+    keeps_kv: bool = True
+    """False: an encoder, which computes a whole text at once and keeps nothing."""
 
     @property
     def generates(self) -> bool:

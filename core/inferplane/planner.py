@@ -44,6 +44,7 @@ class _Ask(msgspec.Struct, frozen=True, tag=True):
     without: tuple[str, ...]
     settings: LaunchSettings | None
     """None: a survey."""
+    trace: bool = False
     lost: dict[str, str] = {}
     """Plugins known to kill or block the child -> how."""
 
@@ -51,6 +52,10 @@ class _Ask(msgspec.Struct, frozen=True, tag=True):
 class _Stage(msgspec.Struct, frozen=True, tag=True):
     name: str
     limit_s: float
+
+
+class _Traced(msgspec.Struct, frozen=True, tag=True):
+    call: str
 
 
 class _Planned(msgspec.Struct, frozen=True, tag=True):
@@ -66,7 +71,8 @@ class _Refused(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-_Told: TypeAlias = _Stage | _Planned | _Surveyed | _Refused
+_Answer: TypeAlias = _Planned | _Surveyed | _Refused
+_Told: TypeAlias = _Stage | _Traced | _Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +90,21 @@ def run_planner(settings: LaunchSettings) -> LaunchPlan:
     When the child dies or hangs, each plugin is tried in a child of its own; those that do it again
     are left out and listed in `LaunchPlan.failed`. Raises what `make_plan` raises.
     """
-    answer = _isolated(_Ask(settings.plugins, settings.without, settings))
+    ask = _Ask(settings.plugins, settings.without, settings, settings.trace_plugins)
+    answer = _isolated(ask)
     assert isinstance(answer, _Planned)
     return answer.plan
 
 
-def run_survey(plugins: Sequence[str] | None = None, without: Sequence[str] = ()) -> Survey:
-    """`survey` in a child process; what dies or hangs there is a failed plugin."""
+def run_survey(
+    plugins: Sequence[str] | None = None, without: Sequence[str] = (), trace: bool = False
+) -> Survey:
+    """`survey` in a child process; what dies or hangs there is a failed plugin.
+
+    `trace` prints each call of a hook and its answer to the error output.
+    """
     allowed = None if plugins is None else tuple(plugins)
-    answer = _isolated(_Ask(allowed, tuple(without), None))
+    answer = _isolated(_Ask(allowed, tuple(without), None, trace))
     assert isinstance(answer, _Surveyed)
     return answer.survey
 
@@ -102,7 +114,7 @@ def _isolated(ask: _Ask) -> _Planned | _Surveyed:
     if isinstance(answer, _Lost):
         lost = _culprits(ask)
         if lost:
-            answer = _ask_child(_Ask(ask.plugins, ask.without, ask.settings, lost))
+            answer = _ask_child(msgspec.structs.replace(ask, lost=lost))
     if isinstance(answer, _Lost):
         printed = answer.printed or "nothing"
         raise ConfigError(f"planning {answer.reason} at: {answer.stage}. It printed: {printed}")
@@ -130,7 +142,7 @@ def _asked_as(source: PluginSource) -> str:
     return source.name if source.distribution else source.module
 
 
-def _ask_child(ask: _Ask) -> _Planned | _Surveyed | _Refused | _Lost:
+def _ask_child(ask: _Ask) -> _Answer | _Lost:
     ours, theirs = socket.socketpair()
     with tempfile.TemporaryFile() as printed:
         with theirs:
@@ -159,7 +171,7 @@ def _ask_child(ask: _Ask) -> _Planned | _Surveyed | _Refused | _Lost:
         return _Lost(reason, answer.name, text)
 
 
-def _await_answer(link: FrameSocket) -> _Told:
+def _await_answer(link: FrameSocket) -> _Answer | _Stage:
     """The child's answer, or the stage in which it fell silent."""
     decode = msgspec.msgpack.Decoder(_Told).decode
     stage = _Stage("start", _START_S)
@@ -168,6 +180,9 @@ def _await_answer(link: FrameSocket) -> _Told:
         payload = link.take()
         if payload is not None:
             told: _Told = decode(payload)
+            if isinstance(told, _Traced):
+                print(f"plugins: {told.call}", file=sys.stderr, flush=True)
+                continue
             if not isinstance(told, _Stage):
                 return told
             stage, deadline = told, time.monotonic() + told.limit_s
@@ -192,12 +207,16 @@ def _serve(link: FrameSocket, ask: _Ask) -> None:
         limit = _MODEL_S if stage == "read the model" else _STAGE_S
         link.send(msgspec.msgpack.encode(_Stage(stage, limit)))
 
-    answer: _Told
+    def trace(call: str) -> None:
+        if ask.trace:
+            link.send(msgspec.msgpack.encode(_Traced(call)))
+
+    answer: _Answer
     try:
         if ask.settings is None:
-            answer = _Surveyed(survey(ask.plugins, ask.without, note=note, lost=ask.lost))
+            answer = _Surveyed(survey(ask.plugins, ask.without, None, note, ask.lost, trace))
         else:
-            answer = _Planned(make_plan(ask.settings, note=note, lost=ask.lost))
+            answer = _Planned(make_plan(ask.settings, None, note, ask.lost, trace))
         payload = msgspec.msgpack.encode(answer)
         msgspec.msgpack.decode(payload, type=_Told)  # plugins may answer what is no plain data
     except InferplaneError as error:

@@ -5,6 +5,7 @@ Strangers' code runs here, so `planner.py` calls it in a child process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ __all__ = ["PluginReport", "Survey", "make_plan", "survey"]
 
 Note = Callable[[str], None]
 """Told the stage that begins, so that a stage that never ends has a name."""
+_MOST_TRACED = 400
+"""Characters of one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +67,23 @@ def survey(
     environment: Mapping[str, str] | None = None,
     note: Note = lambda stage: None,
     lost: Mapping[str, str] | None = None,
+    trace: Note = lambda call: None,
 ) -> Survey:
     """Load plugins, probe every platform, ask the usable ones what they can do.
 
-    Plugins in `lost` are not loaded; they failed for the reason given there.
+    Plugins in `lost` are not loaded; they failed for the reason given there. `trace` hears what
+    each hook and each method of a platform answered.
     """
-    seen, platforms = _look(plugins, without, environment, note, lost or {})
+    seen, platforms = _look(plugins, without, environment, note, lost or {}, trace)
     devices, capabilities = [], {}
     for device in seen.devices:
         platform, probe = platforms.get(device.name), device.probe
         if platform is not None and probe is not None and probe.ok:
             note(f"capabilities of device {device.name}")
             try:
-                capabilities[device.name] = platform.capabilities(probe, None)
+                with _traced(trace, device.name, "capabilities") as told:
+                    capabilities[device.name] = platform.capabilities(probe, None)
+                    told.append(capabilities[device.name])
             except BaseException as error:  # a plugin may even call sys.exit
                 device = replace(device, error=_told(error))
         devices.append(device)
@@ -88,13 +95,15 @@ def make_plan(
     environment: Mapping[str, str] | None = None,
     note: Note = lambda stage: None,
     lost: Mapping[str, str] | None = None,
+    trace: Note = lambda call: None,
 ) -> LaunchPlan:
-    """Decide everything before a device is touched; `lost` as in `survey`.
+    """Decide everything before a device is touched; `lost` and `trace` as in `survey`.
 
     Raises DeviceUnavailableError, ModelError and other ConfigErrors; a plugin's own exception
     becomes a ConfigError with its name.
     """
-    seen, platforms = _look(settings.plugins, settings.without, environment, note, lost or {})
+    chosen_by = settings.plugins, settings.without
+    seen, platforms = _look(*chosen_by, environment, note, lost or {}, trace)
     chosen = choose_device(settings.config.device, seen.devices, seen.failed)
     probe, platform = chosen.probe, platforms[chosen.name]
     assert probe is not None
@@ -107,19 +116,23 @@ def make_plan(
     if tasks.max_tokens is not None:
         model = replace(model, max_position=min(model.max_position, tasks.max_tokens))
     note(f"plan for device {chosen.name}")
-    with _answers_of(chosen, "capabilities"):
+    with _answers_of(chosen, "capabilities", trace) as told:
         caps = platform.capabilities(probe, model)
+        told.append(caps)
         check_settings(chosen.name, settings.config, caps)
     changes = core_changes(settings, caps, model, generates=tasks.generates)
     config = apply_changes(settings.config, changes, "the core")
-    with _answers_of(chosen, "resolve"):
+    with _answers_of(chosen, "resolve", trace) as told:
         resolved = platform.resolve(config, caps, model)
+        told.append(resolved)
         config = apply_changes(config, resolved, f"plugin {chosen.plugin}")
-    with _answers_of(chosen, "topology"):
+    with _answers_of(chosen, "topology", trace) as told:
         topology = _checked(platform.topology(config, caps), probe, chosen)
-    with _answers_of(chosen, "worker_env"):
+        told.append(topology)
+    with _answers_of(chosen, "worker_env", trace) as told:
         ranks = range(topology.processes)
         worker_env = tuple(dict(platform.worker_env(config, rank)) for rank in ranks)
+        told.append(worker_env)
     plugin = next(p for p in seen.plugins if p.name == chosen.plugin)
     return LaunchPlan(
         device=chosen.name,
@@ -141,6 +154,7 @@ def make_plan(
         weight_bytes=0 if settings.load_format == "dummy" else weight_bytes,
         fit_context=settings.config.max_model_len == 0,
         tasks=tasks.tasks,
+        keeps_kv=tasks.keeps_kv,
     )
 
 
@@ -150,19 +164,22 @@ def _look(
     environment: Mapping[str, str] | None,
     note: Note,
     lost: Mapping[str, str],
+    trace: Note,
 ) -> tuple[Survey, dict[str, Platform]]:
     environment = current_environment() if environment is None else environment
     sources = find_plugins(None if plugins is None else tuple(plugins), tuple(without))
     rows = [_row(LoadedPlugin(s, None, lost[s.name])) for s in sources if s.name in lost]
     sources = [source for source in sources if source.name not in lost]
-    loaded = Plugins(sources, note=lambda name: note(f"load plugin {name}"))
+    loaded = Plugins(sources, note=lambda name: note(f"load plugin {name}"), trace=trace)
     devices: list[DeviceReport] = []
     platforms: dict[str, Platform] = {}
     for entry in loaded.catalogue["platforms"]:
         note(f"probe device {entry.name}")
         try:
-            platform = entry.load()()
-            probe = platform.probe(environment)
+            with _traced(trace, entry.name, "probe") as told:
+                platform = entry.load()()
+                probe = platform.probe(environment)
+                told.append(probe)
             if not isinstance(probe, Probe):
                 raise TypeError(f"probe answered {probe!r}, not a Probe")
         except BaseException as error:  # a plugin may even call sys.exit
@@ -189,16 +206,32 @@ def _row(plugin: LoadedPlugin) -> PluginReport:
 
 
 @contextmanager
-def _answers_of(device: DeviceReport, method: str) -> Iterator[None]:
+def _answers_of(device: DeviceReport, method: str, trace: Note) -> Iterator[list[object]]:
     """Give a plugin's own exceptions its name; deliberate errors pass."""
     try:
-        yield
+        with _traced(trace, device.name, method) as told:
+            yield told
     except InferplaneError:
         raise
     except BaseException as error:
         raise ConfigError(
             f"plugin {device.plugin}: {method} of device {device.name} failed: {_told(error)}"
         ) from error
+
+
+@contextmanager
+def _traced(trace: Note, device: str, method: str) -> Iterator[list[object]]:
+    """Tell of one call: what it answered, appended to the list, or raised, and its time."""
+    told: list[object] = []
+    began = time.perf_counter()
+    try:
+        yield told
+    except BaseException as error:
+        told.append(_told(error))
+        raise
+    finally:
+        answer = repr(told[-1])[:_MOST_TRACED] if told else "nothing"
+        trace(f"{device}: {method} -> {answer}, {(time.perf_counter() - began) * 1000:.2f} ms")
 
 
 def _checked(topology: Topology, probe: Probe, device: DeviceReport) -> Topology:

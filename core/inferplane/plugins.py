@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,8 +49,10 @@ def find_plugins(allowed: Sequence[str] | None, denied: Sequence[str] = ()) -> l
     """Sources to load: every entry point of group `inferplane`, or exactly those `allowed`.
 
     An allowed name that is no entry point is taken as a module name, so that a plugin works on a
-    machine where nothing can be installed. Nothing is imported here.
+    machine where nothing can be installed; `no:NAME` leaves that one out. Nothing is imported here.
     """
+    left_out = {*denied, *(name[3:] for name in allowed or () if name.startswith("no:"))}
+    wanted = [name for name in allowed or () if not name.startswith("no:")]
     points = {
         point.name: PluginSource(
             point.name,
@@ -59,23 +62,27 @@ def find_plugins(allowed: Sequence[str] | None, denied: Sequence[str] = ()) -> l
         )
         for point in metadata.entry_points(group="inferplane")
     }
-    if allowed is None:
+    if allowed is None or (allowed and not wanted):
         chosen = list(points.values())
     else:
         chosen = [
             points.get(name) or PluginSource(name.split(".")[0].removeprefix("inferplane_"), name)
-            for name in allowed
+            for name in wanted
         ]
-    return sorted((s for s in chosen if s.name not in denied), key=lambda s: s.name)
+    return sorted((s for s in chosen if s.name not in left_out), key=lambda s: s.name)
 
 
 class Plugins:
     """What the given sources offer. One broken plugin never stops another."""
 
     def __init__(
-        self, sources: Sequence[PluginSource] = (), note: Callable[[str], None] = lambda name: None
+        self,
+        sources: Sequence[PluginSource] = (),
+        note: Callable[[str], None] = lambda name: None,
+        trace: Callable[[str], None] = lambda call: None,
     ) -> None:
-        """`note` hears each plugin's name before it is imported."""
+        """`note` hears each plugin's name before it is imported, `trace` what each hook did."""
+        self._trace = trace
         self.loaded: list[LoadedPlugin] = []
         self._manager = pluggy.PluginManager("inferplane")
         self._manager.add_hookspecs(hookspecs)
@@ -120,7 +127,11 @@ class Plugins:
         for kind in KINDS:
             for impl in getattr(self._manager.hook, f"register_{kind}").get_hookimpls():
                 if impl.plugin is plugin:
+                    before, began = len(lines), time.perf_counter()
                     impl.function(register=_collector(kind, owner, lines))
+                    ms = (time.perf_counter() - began) * 1000
+                    count = len(lines) - before
+                    self._trace(f"{owner}: register_{kind} -> {count} lines, {ms:.2f} ms")
         return lines
 
 

@@ -321,3 +321,12 @@ def test_every_first_party_plugin_answers_the_survey() -> None:
     }
     assert not seen.failed
     assert all(report.probe is not None and report.probe.reason for report in seen.devices)
+
+
+def test_a_trace_of_plugins_goes_to_the_error_output(capsys) -> None:
+    run_survey(("inferplane.testing.null",), trace=True)
+    told = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("plugins: null: probe -> Probe(ok=True") for line in told)
+    assert any(line.startswith("plugins: null: capabilities -> Capabilities(") for line in told)
+    run_survey(("inferplane.testing.null",))
+    assert capsys.readouterr().err == ""

@@ -111,3 +111,17 @@ def test_each_name_is_told_before_its_import(write) -> None:
     source = write("loud", "raise RuntimeError")
     Plugins([source], note=told.append)
     assert told == ["loud"]
+
+
+def test_no_leaves_one_out_of_the_others() -> None:
+    names = {source.name for source in find_plugins(None)}
+    assert {source.name for source in find_plugins(("no:cpu",))} == names - {"cpu"}
+    assert [source.name for source in find_plugins(("cpu", "cuda", "no:cuda"))] == ["cpu"]
+    assert find_plugins(()) == []
+
+
+def test_a_trace_tells_what_each_hook_offered(write) -> None:
+    calls: list[str] = []
+    Plugins([write("traced_one", HOOK)], trace=calls.append)
+    (ours,) = [call for call in calls if call.startswith("traced_one:")]
+    assert ours.startswith("traced_one: register_platforms -> 1 lines, ") and ours.endswith(" ms")

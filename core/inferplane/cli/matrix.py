@@ -37,7 +37,8 @@ def matrix(
     rows = read_rows(reports) if reports.is_dir() else []
     if not recorded:
         settings = ModelSettings(**resolve_given(given).of(ModelSettings))
-        rows += _declared(run_survey(settings.plugins, settings.without), rows)
+        seen = run_survey(settings.plugins, settings.without, settings.trace_plugins)
+        rows += _declared(seen, rows)
     print(format_matrix(rows, form))
     return 0
 

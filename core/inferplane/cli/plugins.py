@@ -28,7 +28,7 @@ _NONE = (
 def look(given: Given) -> tuple[Survey, tuple[PluginRow, ...]]:
     """The survey of a planner child, and its rows."""
     settings = ModelSettings(**resolve_given(given).of(ModelSettings))
-    survey = run_survey(settings.plugins, settings.without)
+    survey = run_survey(settings.plugins, settings.without, settings.trace_plugins)
     return survey, plugin_rows(survey, settings.device)
 
 
