@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from inferplane.execution.quantized_kv import QuantizedKV
 from inferplane.execution.torch_kv_store import PagedKV
 from inferplane.interfaces import (
     Array,
@@ -75,6 +77,8 @@ class ReferenceAttention(AttentionBackend):
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Writes, then reads back what it wrote."""
+        if isinstance(kv, QuantizedKV):
+            return self._forward_quantized(q, k, v, kv, meta, sinks)
         assert isinstance(kv, PagedKV)
         arrays = meta.arrays
         cache = kv.k.flatten(0, 1), kv.v.flatten(0, 1)
@@ -84,6 +88,25 @@ class ReferenceAttention(AttentionBackend):
             arrays["tables"], arrays["owners"], arrays["positions"], self._spec.block_size
         )
         return attend(q, cache, context, self._rule, sinks)
+
+    def _forward_quantized(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        kv: QuantizedKV,
+        meta: AttentionMeta,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """Over a dense copy of the blocks that the tables name, each in a place of its own."""
+        arrays, tables = meta.arrays, meta.arrays["tables"]
+        if k is not None and v is not None:
+            kv.write(arrays["slots"], k, v)
+        copied = torch.arange(tables.numel(), dtype=tables.dtype, device=tables.device)
+        context = PagedContext(
+            copied.view(tables.shape), arrays["owners"], arrays["positions"], self._spec.block_size
+        )
+        return attend(q, kv.gather(tables.flatten().long()), context, self._rule, sinks)
 
 
 def owners(batch: StepBatch, bucket: Bucket | None) -> Array:

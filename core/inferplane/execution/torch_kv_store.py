@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import ConfigError
+from inferplane.execution.quantized_kv import KV_KINDS, QuantizedKV, QuantizedRows, row_bytes
 from inferplane.interfaces import Allocator, Array, DeviceRuntime, KVPlan, KVStore, LayerKV
 
 __all__ = ["KVHandle", "PagedKV", "TorchKVStore"]
@@ -86,7 +87,7 @@ class TorchKVStore(KVStore):
         self._num_blocks = 0
 
     def bytes_per_block(self, layer: LayerKV, block_size: int) -> int:
-        """Keys and values, without overhead."""
+        """Keys and values; 8-bit ones with their scales."""
         return sum(_bytes_per_block(layer, block_size))
 
     def allocate(self, plan: KVPlan) -> None:
@@ -112,6 +113,8 @@ class TorchKVStore(KVStore):
 
         A device with a layout of its own overrides this and passes on what it does not know.
         """
+        if layer.dtype in KV_KINDS:
+            return _quantized(layer, k, v, block_size)
         return PagedKV(
             _shaped(k, layer, layer.head_dim, block_size),
             _shaped(v, layer, layer.head_dim_v, block_size),
@@ -120,7 +123,7 @@ class TorchKVStore(KVStore):
         )
 
     def layer(self, name: str) -> KVHandle:
-        """The handle of a layer: a PagedKV for the layouts nhd and hnd."""
+        """The handle of a layer: a PagedKV or, in 8 bits, a QuantizedKV."""
         return self._layers[name]
 
     def zero(self, blocks: Array) -> None:
@@ -163,6 +166,9 @@ def _layers(plan: KVPlan) -> Iterator[tuple[LayerKV, ...]]:
 
 
 def _bytes_per_block(layer: LayerKV, block_size: int) -> tuple[int, int]:
+    if layer.dtype in KV_KINDS:
+        rows = block_size * layer.num_kv_heads
+        return rows * row_bytes(layer.head_dim), rows * row_bytes(layer.head_dim_v)
     rows = block_size * layer.num_kv_heads * _dtype(layer).itemsize
     return rows * layer.head_dim, rows * layer.head_dim_v
 
@@ -181,6 +187,18 @@ def _shaped(buffer: Tensor, layer: LayerKV, head_dim: int, block_size: int) -> T
     heads = layer.num_kv_heads
     inner = (block_size, heads) if layer.layout == "nhd" else (heads, block_size)
     return buffer.view(_dtype(layer)).view(-1, *inner, head_dim)
+
+
+def _quantized(layer: LayerKV, k: Tensor, v: Tensor, block_size: int) -> QuantizedKV:
+    if layer.layout != "nhd":
+        raise ConfigError(
+            f"{layer.name}: a cache in {layer.dtype} is laid out as nhd, not {layer.layout}"
+        )
+    heads = layer.num_kv_heads
+    return QuantizedKV(
+        QuantizedRows.over(k, layer.dtype, (block_size, heads, layer.head_dim)),
+        QuantizedRows.over(v, layer.dtype, (block_size, heads, layer.head_dim_v)),
+    )
 
 
 def _dtype(layer: LayerKV) -> torch.dtype:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from inferplane.execution.quantized_kv import KV_KINDS
 from inferplane.interfaces import Array, AttentionSpec, Capabilities, StepBatch
 
 __all__ = ["SCENES", "Scene", "Setting", "attention_truth", "specs"]
@@ -54,7 +55,7 @@ def specs(caps: Capabilities, block_size: int, dtype: str) -> Iterator[tuple[str
     }
     yield from kinds.items()
     for kv_dtype in caps.kv_dtypes:
-        if kv_dtype not in ("auto", dtype):
+        if kv_dtype not in ("auto", dtype, *KV_KINDS):  # 8 bits: level 3's own test
             yield f"KV {kv_dtype}", replace(base, kv_dtype=kv_dtype)
 
 

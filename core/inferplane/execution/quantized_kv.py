@@ -1,0 +1,97 @@
+"""KV blocks in 8 bits: each token and head keeps a scale of its own beside its numbers.
+
+Scales are taken from what is written, so no calibration is needed and none that a checkpoint brings
+could be finer. B blocks, S block size, K KV heads, H head size, N slots, P blocks asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["KV_KINDS", "QuantizedKV", "QuantizedRows", "row_bytes"]
+
+KV_KINDS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
+"""kv_dtype -> the type of its codes and the largest one."""
+_SCALE_BYTES = 2
+_LEAST = 1e-30
+"""Scale of zeros: representable in bfloat16, and no divisor of zero."""
+
+
+def row_bytes(head_dim: int) -> int:
+    """Bytes of one token of one head: its codes and their scale."""
+    return head_dim + _SCALE_BYTES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedRows:
+    """The keys, or the values, of one layer; a block's scales follow its codes."""
+
+    codes: Tensor
+    """i8[B,S,K,H], whatever the kind."""
+    scales: Tensor
+    """bf16[B,S,K]"""
+    kind: str
+
+    @classmethod
+    def over(cls, buffer: Tensor, kind: str, shape: tuple[int, int, int]) -> QuantizedRows:
+        """A view of u8 bytes in whole blocks of `shape` (S, K, H)."""
+        size, heads, dim = shape
+        num_codes = size * heads * dim
+        blocks = buffer.view(-1, size * heads * row_bytes(dim))
+        return cls(
+            blocks[:, :num_codes].view(torch.int8).unflatten(1, shape),
+            blocks[:, num_codes:].view(torch.bfloat16).unflatten(1, (size, heads)),
+            kind,
+        )
+
+    def write(self, slots: Tensor, new: Tensor) -> None:
+        """Store new[N,K,H] at `slots`: its largest magnitude becomes the largest code."""
+        dtype, most = KV_KINDS[self.kind]
+        wide = new.float()
+        scales = (wide.abs().amax(-1) / most).clamp_min(_LEAST).to(torch.bfloat16)
+        scaled = (wide / scales.float()[..., None]).clamp(-most, most)
+        codes = (scaled.round() if dtype == torch.int8 else scaled).to(dtype)
+        at = self._places(slots)
+        self.codes[at] = codes.view(torch.int8)
+        self.scales[at] = scales
+
+    def read(self, slots: Tensor) -> Tensor:
+        """f32[N,K,H] at `slots`."""
+        at = self._places(slots)
+        return self._wide(self.codes[at], self.scales[at])
+
+    def gather(self, blocks: Tensor) -> Tensor:
+        """f32[P*S,K,H] of whole blocks i64[P]."""
+        codes, scales = (x.index_select(0, blocks) for x in (self.codes, self.scales))
+        return self._wide(codes, scales).flatten(0, 1)
+
+    def _wide(self, codes: Tensor, scales: Tensor) -> Tensor:
+        return codes.view(KV_KINDS[self.kind][0]).float() * scales.float()[..., None]
+
+    def _places(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        size, slots = self.codes.shape[1], slots.long()
+        return slots // size, slots % size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedKV:
+    """The handle of one layer, in layout nhd."""
+
+    keys: QuantizedRows
+    values: QuantizedRows
+
+    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k[N,K,H] and v[N,K,Hv] at `slots` i32[N] or i64[N]."""
+        self.keys.write(slots, k)
+        self.values.write(slots, v)
+
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys f32[N,K,H] and values f32[N,K,Hv] at `slots`."""
+        return self.keys.read(slots), self.values.read(slots)
+
+    def gather(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys f32[P*S,K,H] and values f32[P*S,K,Hv] of whole blocks i64[P]."""
+        return self.keys.gather(blocks), self.values.gather(blocks)
