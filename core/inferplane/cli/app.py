@@ -35,6 +35,7 @@ def build_app() -> App:
         "chat": "Talk to a model in the terminal.",
         "generate": "Continue one text and print it.",
         "inspect": "Show what a model is, how it is read and what would serve it.",
+        "quantize": "Write a model with fewer bits a weight.",
         "doctor": "Check this machine and print a fix for each fault.",
         "matrix": "Show which device does what, and what that is known from.",
     }

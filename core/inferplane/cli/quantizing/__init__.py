@@ -1,0 +1,1 @@
+"""`inferplane quantize`, part by part."""
