@@ -17,4 +17,5 @@ def register_quantization_formats(register: Register) -> None:
     register("fp8", "inferplane.quantization.fp8:Fp8")
     register("gguf", "inferplane.quantization.gguf:Gguf")
     register("gptq", "inferplane.quantization.gptq:Gptq")
+    register("torchao", "inferplane.quantization.torchao:TorchAo")
     register("online", "inferplane.quantization.online:Online")
