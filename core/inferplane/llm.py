@@ -17,22 +17,25 @@ from inferplane.catalogue import resolve_model
 from inferplane.checkpoint import Checkpoint, open_checkpoint
 from inferplane.checkpoint.sentence_layout import read_sentence_layout
 from inferplane.config import DEFAULT_MODEL, ModelSettings, current_environment, launch_settings
-from inferplane.engine.messages import Rejected, SequenceOutput, TokenLogprobs
+from inferplane.engine.messages import Rejected, SequenceOutput
 from inferplane.engine.placement import make_executor
 from inferplane.engine.start_up import start_engine
 from inferplane.errors import ModelError, RequestError
 from inferplane.interfaces import Array, Choice
 from inferplane.launch import LaunchPlan, LaunchSettings
 from inferplane.model_config import read_model_config
+from inferplane.model_tasks import class_labels
+from inferplane.offline_sequence import Child, Completion
 from inferplane.planner import run_planner
-from inferplane.pooled_values import shortened, unit, vector_of
+from inferplane.pooled_values import class_shares, cosine, relevance, shortened, unit, vector_of
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
 from inferplane.tokenization.chat_template import ChatTemplate
+from inferplane.tokenization.framing import frame_pair
 from inferplane.tokenization.text_stream import TextStream
 from inferplane.tokenization.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["LLM", "Completion", "Embedding"]
+__all__ = ["LLM", "Classification", "Completion", "Embedding"]
 
 Prompt: TypeAlias = str | Sequence[int]
 Message: TypeAlias = Mapping[str, Any]
@@ -43,34 +46,21 @@ _EVERYTHING = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """What became of one prompt, or of one of its `n` copies."""
-
-    prompt_ids: tuple[int, ...]
-    index: int
-    """Which of the `n`."""
-    text: str
-    """Empty for a model without a tokenizer."""
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    """stop, length or error."""
-    stop_reason: str | int | None = None
-    """The stop string or stop token id that ended it."""
-    error: str = ""
-    """Why, when `finish_reason` is error."""
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
-    cached_tokens: int = 0
-    """Prompt tokens found in the prefix cache."""
-
-
-@dataclass(frozen=True, slots=True)
 class Embedding:
     """The vector of one text."""
 
     prompt_ids: tuple[int, ...]
     vector: Array
     """f32[D], of length 1 unless raw ones were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The class of one text."""
+
+    label: str
+    probs: tuple[float, ...]
+    """Of every class, in the model's order; they sum to 1."""
 
 
 class LLM:
@@ -100,8 +90,8 @@ class LLM:
         started = start_engine(executor, plan, lambda *_: None, os.urandom(32))
         self._engine, self.plan = started.engine, started.launch
         self._normalize = read_sentence_layout(self._checkpoint).normalize
-        eos_ids = read_model_config(self._checkpoint).eos_ids
-        self._eos_ids = eos_ids or (self._tokenizer.eos_ids if self._tokenizer else ())
+        self._config = read_model_config(self._checkpoint)
+        self._eos_ids = self._config.eos_ids or (self._tokenizer.eos_ids if self._tokenizer else ())
 
     def generate(
         self,
@@ -176,6 +166,32 @@ class LLM:
         """Which backend or kernel serves each kind of layer, and why the others do not."""
         return self._executor.choices()
 
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """How well the second text of each pair answers the first.
+
+        A cross-encoder reads both at once and answers between 0 and 1, a model for embeddings the
+        cosine of its vectors. Raises RequestError.
+        """
+        self._require("score")
+        if "embed" in self.plan.tasks:
+            texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+            found = zip(texts, self.embed(texts), strict=True)
+            vectors = {text: one.vector for text, one in found}
+            return [cosine(vectors[one], vectors[two]) for one, two in pairs]
+        framed = [frame_pair(self._need_tokenizer(), *pair) for pair in pairs]
+        return [
+            relevance(row) for row in self._pool([(tuple(f.ids), f.second_start) for f in framed])
+        ]
+
+    def classify(self, texts: Prompt | Sequence[Prompt]) -> list[Classification]:
+        """The class of every text, in order. Raises RequestError."""
+        self._require("classify")
+        labels = class_labels(self._config)
+        shares = [
+            class_shares(row) for row in self._pool([(self._ids(t), 0) for t in _as_prompts(texts)])
+        ]
+        return [Classification(labels[row.index(max(row))], tuple(row)) for row in shares]
+
     def close(self) -> None:
         """Give the device back."""
         self._finalizer()
@@ -193,7 +209,7 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _run(self, open_children: dict[str, _Child]) -> None:
+    def _run(self, open_children: dict[str, Child]) -> None:
         engine = self._engine
         self._add([child.request for child in open_children.values()])
         while open_children:
@@ -251,7 +267,7 @@ class LLM:
                 "set task",
             )
 
-    def _children(self, prompt: Prompt, params: SamplingParams) -> list[_Child]:
+    def _children(self, prompt: Prompt, params: SamplingParams) -> list[Child]:
         ids = self._ids(prompt)
         if params.stop and self._tokenizer is None:
             raise RequestError("unsupported_feature", "stop strings need a tokenizer", "stop")
@@ -268,7 +284,7 @@ class LLM:
                 eos_ids=self._eos_ids,
             )
             text = TextStream(self._tokenizer, sampling, ids) if self._tokenizer else None
-            children.append(_Child(request, index, text))
+            children.append(Child(request, index, text))
         return children
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -312,56 +328,6 @@ class LLM:
                 )
             self._template = ChatTemplate(source, self._need_tokenizer())
         return self._template
-
-
-class _Child:
-    """One sequence on its way: tokens and text so far."""
-
-    def __init__(self, request: Request, index: int, text: TextStream | None) -> None:
-        self.request = request
-        self.index = index
-        self._text = text
-        self._pieces: list[str] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprobs] = []
-        self._prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
-        self._cached_tokens = 0
-        self._finish: FinishReason | None = None
-        self._stop_reason: str | int | None = None
-        self._error = ""
-
-    def take(self, output: SequenceOutput) -> bool:
-        """One output; True when the sequence is done."""
-        self._prompt_logprobs = output.prompt_logprobs or self._prompt_logprobs
-        self._cached_tokens = max(self._cached_tokens, output.cached_tokens)
-        if self._text is None:
-            self._token_ids += output.token_ids
-            self._logprobs += output.logprobs or ()
-            self._finish, self._stop_reason = output.finish, output.stop_reason
-            self._error = output.error
-        else:
-            delta = self._text.feed(output)
-            self._pieces.append(delta.text)
-            self._token_ids += delta.token_ids
-            self._logprobs += delta.logprobs or ()
-            self._finish, self._stop_reason = delta.finish, delta.stop_reason
-            self._error = delta.error
-        return self._finish is not None
-
-    def completion(self) -> Completion:
-        """What came of it."""
-        return Completion(
-            prompt_ids=self.request.prompt_ids,
-            index=self.index,
-            text="".join(self._pieces),
-            token_ids=tuple(self._token_ids),
-            finish_reason=str(self._finish),
-            stop_reason=self._stop_reason,
-            error=self._error,
-            logprobs=None if self.request.sampling.logprobs is None else tuple(self._logprobs),
-            prompt_logprobs=self._prompt_logprobs,
-            cached_tokens=self._cached_tokens,
-        )
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

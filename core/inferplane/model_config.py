@@ -173,7 +173,9 @@ def read_model_config(
         vocab_size=vocab_size,
         max_position=keys.integer("max_position_embeddings", "n_positions", most=2**31 - 1),
         dtype=_dtype(keys, checkpoint, dtype),
-        norm_eps=keys.number("rms_norm_eps", "layer_norm_epsilon", default=1e-6, most=0.1),
+        norm_eps=keys.number(
+            "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", default=1e-6, most=0.1
+        ),
         activation=keys.text("hidden_activation", "")
         or keys.text("hidden_act", "")
         or keys.text("activation_function", "silu"),

@@ -18,7 +18,8 @@ __all__ = ["TASKS", "TaskChoice", "choose_tasks", "class_labels"]
 TASKS = ("generate", "embed", "score", "classify")
 
 _CLASSIFIER = "ForSequenceClassification"
-_ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")
+_COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+_ENCODERS = ("bert", *_COUNTS_FROM_PADDING)
 """Values of model_type whose models see a whole text at once and generate nothing."""
 
 
@@ -30,6 +31,8 @@ class TaskChoice:
     reason: str
     max_tokens: int | None = None
     """The longest text the model was made for, where its files say less than its positions."""
+    keeps_kv: bool = True
+    """False: an encoder."""
 
     @property
     def generates(self) -> bool:
@@ -44,8 +47,10 @@ def choose_tasks(asked: str, config: ModelConfig, checkpoint: Checkpoint) -> Tas
     """
     layout = read_sentence_layout(checkpoint)
     possible, preferred, reason = _possible(config, layout.is_one)
+    encodes = config.model_type in _ENCODERS
+    longest = _longest(config, layout.max_tokens)
     if asked == "auto":
-        return TaskChoice(preferred, reason, layout.max_tokens)
+        return TaskChoice(preferred, reason, longest, not encodes)
     if asked not in possible:
         raise ConfigError(
             f"task {asked!r}: {config.architecture} can {', '.join(possible)}; leave --task out, "
@@ -54,7 +59,8 @@ def choose_tasks(asked: str, config: ModelConfig, checkpoint: Checkpoint) -> Tas
     served = ("embed", "score") if asked == "embed" else (asked,)
     if asked == "score" and "embed" in possible:
         served = ("score", "embed")
-    return TaskChoice(served, f"--task {asked}", layout.max_tokens if asked != "generate" else None)
+    most = None if asked == "generate" else longest
+    return TaskChoice(served, f"--task {asked}", most, not encodes)
 
 
 def class_labels(config: ModelConfig) -> tuple[str, ...]:
@@ -86,3 +92,12 @@ def _possible(
     if for_sentences:
         return everything, vectors, "its files are laid out for embeddings"
     return everything, ("generate", "embed"), "a decoder"
+
+
+def _longest(config: ModelConfig, stated: int | None) -> int | None:
+    """RoBERTa counts positions from the padding id on, and loses those before."""
+    if config.model_type in _COUNTS_FROM_PADDING:
+        padding = config.raw.get("pad_token_id", 1)
+        room = config.max_position - 1 - (padding if isinstance(padding, int) else 1)
+        return room if stated is None else min(room, stated)
+    return stated

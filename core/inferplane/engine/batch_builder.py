@@ -103,6 +103,7 @@ class BatchBuilder:
             scored=scored,
             num_scored_logprobs=num_scored_logprobs,
             embedded=_embedded(items, special),
+            segments=_segments(items, special, layout.query_start),
             zeroed=np.array(plan.zeroed, np.int32) if plan.zeroed else None,
             copied=np.array(plan.copied, np.int32) if plan.copied else None,
             released=self._released(plan),
@@ -282,3 +283,17 @@ def _scored(
 def _embedded(items: list[ScheduledSequence], special: list[int]) -> Array | None:
     rows = [i for i in special if items[i].sequence.request.pooling]
     return np.array(rows, np.int32) if rows else None
+
+
+def _segments(
+    items: list[ScheduledSequence], special: list[int], query_start: Array
+) -> Array | None:
+    """i32[T]: 1 in the second text of each pair; whole texts are never cut over steps."""
+    pairs = [i for i in special if items[i].sequence.request.second_start]
+    if not pairs:
+        return None
+    segments = np.zeros(query_start[-1], np.int32)
+    for i in pairs:
+        first = query_start[i] + items[i].sequence.request.second_start
+        segments[first : query_start[i + 1]] = 1
+    return segments

@@ -37,6 +37,8 @@ def fit_context(launch: LaunchPlan, kv: KVPlan) -> LaunchPlan:
 
 def kv_bytes(launch: LaunchPlan, kv: KVPlan) -> int:
     """Bytes of the KV cache: a page holds one block of every layer of the largest group."""
+    if not launch.keeps_kv:
+        return 0
     model = launch.model
     item = _ITEM_BYTES.get(launch.config.dtype, 2)
     per_token = [

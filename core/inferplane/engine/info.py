@@ -37,7 +37,9 @@ def engine_info(
         phase_seconds=dict(phase_seconds),
         choices=tuple(_line(choice) for choice in executor.choices()),
         tasks=launch.tasks,
-        prefix_cache=launch.scheduler.prefix_cache and launch.caps.limits.prefix_cache,
+        prefix_cache=launch.scheduler.prefix_cache
+        and launch.caps.limits.prefix_cache
+        and launch.keeps_kv,
     )
 
 

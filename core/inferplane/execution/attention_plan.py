@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from inferplane.errors import ConfigError
 from inferplane.execution.reference_attention import ReferenceAttention
+from inferplane.execution.whole_text_attention import WholeTextAttention
 from inferplane.interfaces import (
     AttentionBackend,
     AttentionSpec,
@@ -65,22 +66,24 @@ def plan_attention(
     """
     selection = _Selection(context, catalogue, labels)
     specs = _specs(sites, dtype, _kv_dtype(dtype, context))
-    windows = list(dict.fromkeys(site.window for site in sites))
+    cached = [site for site in sites if site.cached]
+    windows = list(dict.fromkeys(site.window for site in cached))
     chosen, block_size = selection.settle(list(specs))
     parts: list[AttentionPart] = []
     layouts: dict[str, str] = {}
     for spec, names in specs.items():
         backend, layout, choice = chosen[spec]
-        final = replace(spec, block_size=block_size, group=windows.index(spec.window))
-        parts.append(
-            AttentionPart(
-                final, backend(final, device), layout, names, backend is ReferenceAttention
-            )
-        )
+        group = windows.index(spec.window) if spec.cached else 0
+        final = replace(spec, block_size=block_size, group=group)
+        is_reference = backend in (ReferenceAttention, WholeTextAttention)
+        parts.append(AttentionPart(final, backend(final, device), layout, names, is_reference))
         layouts |= dict.fromkeys(names, layout)
-    groups = tuple(_group(window, sites, parts[0].spec.kv_dtype, layouts) for window in windows)
+    groups = tuple(_group(window, cached, parts[0].spec.kv_dtype, layouts) for window in windows)
     return AttentionPlan(
-        block_size, groups, tuple(parts), tuple(choice for _, _, choice in chosen.values())
+        block_size,
+        groups or (KVGroup(),),
+        tuple(parts),
+        tuple(choice for _, _, choice in chosen.values()),
     )
 
 
@@ -123,7 +126,8 @@ class _Selection:
             backend = self._class(entry)
             assert not isinstance(backend, str)
             return backend, self._layout(backend) or "", choice
-        against = self._against(ReferenceAttention, spec)
+        reference = ReferenceAttention if spec.cached else WholeTextAttention
+        against = self._against(reference, spec)
         if self._config.fallback == "error" and self._config.attention != "reference":
             against = (*against, "fallback=error forbids it")
         if against:
@@ -132,7 +136,7 @@ class _Selection:
                 f"no attention backend for {_site(spec)}: "
                 + "; ".join(f"{name}: {', '.join(why)}" for name, why in told.items())
             )
-        return ReferenceAttention, self._layout(ReferenceAttention) or "", choice
+        return reference, self._layout(reference) or "", choice
 
     def _reasons(self, entry: Entry, spec: AttentionSpec) -> Reasons:
         backend = self._class(entry)
@@ -141,7 +145,9 @@ class _Selection:
     def _against(self, backend: type[AttentionBackend], spec: AttentionSpec) -> Reasons:
         """The core's reasons, then the backend's own."""
         caps, own = self._caps, []
-        if self._layout(backend) is None:
+        if not spec.cached and not backend.encoders:
+            return ("needs a KV cache",)
+        if spec.cached and self._layout(backend) is None:
             own.append(
                 f"reads KV layouts {', '.join(backend.layouts)}, this device lays out "
                 f"{', '.join(caps.kv_layouts)}"
@@ -187,6 +193,8 @@ def _specs(
             window=site.window,
             softcap=site.softcap,
             sinks=site.sinks,
+            causal=site.cached,
+            cached=site.cached,
         )
         found[spec] = (*found.get(spec, ()), site.name)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from inferplane.errors import ConfigError
 from inferplane.execution.artifact_cache import DiskCache
 from inferplane.interfaces import Executor, Platform, WorkerContext
 from inferplane.launch import LaunchPlan
@@ -34,6 +35,11 @@ def create_executor(
     )
     executor = platform.create_executor(context)
     if executor is not None:
+        if not (plan.keeps_kv or executor.reads_segments):
+            raise ConfigError(
+                f"device {plan.device} cannot tell the two texts of a pair apart, which "
+                f"{plan.model.architecture} may ask for: choose another device"
+            )
         return executor
     # torch costs seconds and 200 MB, which a platform with its own executor may not want
     from inferplane.execution.torch_executor import TorchExecutor

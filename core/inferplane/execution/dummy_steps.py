@@ -9,10 +9,13 @@ from inferplane.interfaces import EngineConfig, KVPlan, SamplingBatch, Scheduler
 __all__ = ["dummy_step", "largest_step"]
 
 
-def dummy_step(plan: KVPlan, lengths: list[int], *, drawn: bool = False) -> StepBatch:
+def dummy_step(
+    plan: KVPlan, lengths: list[int], *, drawn: bool = False, pooled: bool = False
+) -> StepBatch:
     """One sequence for each of `lengths`, a prompt of so many tokens whose KV all goes to block 0.
 
     Every sequence samples: greedily, or with `drawn` by the most demanding path of the sampler.
+    With `pooled` their vectors are wanted instead.
     """
     num_tokens, num_seqs = sum(lengths), len(lengths)
     start = np.zeros(num_seqs + 1, np.int32)
@@ -31,8 +34,9 @@ def dummy_step(plan: KVPlan, lengths: list[int], *, drawn: bool = False) -> Step
         lanes=np.full(num_seqs, -1, np.int32),
         block_tables=tuple(np.zeros((num_seqs, width), np.int32) for _ in groups),
         slots=tuple((positions % plan.block_size).astype(np.int32) for _ in groups),
-        sampled=np.arange(num_seqs, dtype=np.int32),
-        sampling=_sampling(num_seqs, drawn),
+        sampled=np.arange(0 if pooled else num_seqs, dtype=np.int32),
+        sampling=None if pooled else _sampling(num_seqs, drawn),
+        embedded=np.arange(num_seqs, dtype=np.int32) if pooled else None,
     )
 
 

@@ -101,6 +101,8 @@ class InputBuilder:
             arrays["token_source"] = batch.token_source
         if bucket is not None or not np.array_equal(rows, np.arange(len(batch.token_ids))):
             arrays["rows"] = rows  # an eager step that wants every row needs no selection
+        if batch.segments is not None:
+            arrays["segments"] = batch.segments
         for index, meta in enumerate(metas):
             prefix = part_prefix(index)
             for name, array in meta.arrays.items():

@@ -61,14 +61,15 @@ def plan_blocks(
 ) -> KVPlan:
     """Cut what `memory_fraction` leaves of the device into pages.
 
-    Memory that the device cannot tell (0) is taken to be enough for every lane at full length.
+    Memory that the device cannot tell (0) is taken to be enough for every lane at full length, as
+    it is for a model that keeps nothing (a page of 0 bytes).
     Raises CapacityError naming bytes needed and available, and the longest context that would fit,
     when not one sequence of `max_model_len` does; with `may_shrink` the engine shortens the context
     instead, and only a pool that holds nothing is an error.
     """
     one = demand.blocks(config.max_model_len)
     all_lanes = config.max_num_seqs * one
-    if memory.total:
+    if memory.total and page:
         used = memory.total - memory.free
         available = int(config.memory_fraction * memory.total) - used - memory.reserved
         num_blocks = min(max(available, 0) // page, _USEFUL_CONTEXTS * all_lanes + 1)

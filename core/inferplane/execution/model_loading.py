@@ -39,6 +39,8 @@ class LoadedModel:
     vocab_size: int
     binder: Binder
     pooling: Pooling
+    generates: bool = True
+    """False: its steps want vectors of whole texts, never logits."""
 
 
 def load_model(
@@ -81,6 +83,7 @@ def load_model(
         config.vocab_size,
         binder,
         read_pooling(checkpoint, architecture),
+        plan.generates,
     )
 
 

@@ -44,10 +44,11 @@ class StepContext:
     backends: Mapping[str, AttentionBackend]
     kv: Mapping[str, object]
     metas: Mapping[str, AttentionMeta]
+    segments: Tensor | None = None
 
     def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """Write k, v and attend, through the layer's backend."""
-        return self.backends[layer].forward(q, k, v, self.kv[layer], self.metas[layer])
+        return self.backends[layer].forward(q, k, v, self.kv.get(layer), self.metas[layer])
 
 
 def step_function(
@@ -55,13 +56,15 @@ def step_function(
     parts: Sequence[AttentionPart],
     metas: Sequence[AttentionMeta],
     argmax: Argmax | None,
+    generates: bool = True,
 ) -> StepFunction:
     """What runs on the device between upload and sampling, over named tensors.
 
     Inputs: `token_ids` i32[T], `positions` i32[T], `rows` i32[R] (absent: every token row), where
     tokens may come from the previous step `token_source` i32[T] and `previous` i32[lanes], and each
-    part's arrays under `part_prefix`. Outputs: `hidden` [T,D], unless R = 0 `logits` f32[R,V] and,
-    with `argmax`, `ids` i32[R]. Of `metas` only static and host parts are used.
+    part's arrays under `part_prefix`; for encoders `segments` i32[T] may be there. Outputs:
+    `hidden` [T,D], unless R = 0 or not `generates` `logits` f32[R,V] and, with `argmax`, `ids`
+    i32[R]. Of `metas` only static and host parts are used.
     """
     backends = {name: part.backend for part in parts for name in part.layers}
 
@@ -72,10 +75,10 @@ def step_function(
             arrays = {name: inputs[prefix + name] for name in meta.arrays}
             by_layer |= dict.fromkeys(part.layers, AttentionMeta(meta.static, arrays, meta.host))
         token_ids = _token_ids(inputs)
-        context = StepContext(backends, kv, by_layer)
+        context = StepContext(backends, kv, by_layer, inputs.get("segments"))
         hidden = model.forward(token_ids, inputs["positions"], context)
         rows = inputs.get("rows")
-        if rows is not None and not rows.shape[0]:
+        if not generates or (rows is not None and not rows.shape[0]):
             return {"hidden": hidden}
         logits = model.logits(hidden if rows is None else hidden.index_select(0, rows))
         outputs = {"hidden": hidden, "logits": logits}
@@ -105,8 +108,11 @@ class Programs:
         parts: Sequence[AttentionPart],
         compiler: GraphCompiler | None,
         argmax: Argmax,
+        generates: bool = True,
     ) -> None:
+        """`generates` False: no step wants logits."""
         self._model = model
+        self._generates = generates
         self._argmax = argmax
         self._parts = tuple(parts)
         self._compiler = compiler
@@ -126,7 +132,8 @@ class Programs:
 
     def eager(self, metas: Sequence[AttentionMeta], finish: bool) -> StepFunction:
         """The step function for one step's metadata, run op by op; `finish` adds `ids`."""
-        return step_function(self._model, self._parts, metas, self._argmax if finish else None)
+        argmax = self._argmax if finish else None
+        return step_function(self._model, self._parts, metas, argmax, self._generates)
 
     def compiled(
         self,
@@ -142,7 +149,7 @@ class Programs:
         if program is None:
             if self._sealed:
                 _logger.warning("compiling %s while serving: warm-up did not run it", bucket)
-            fn = step_function(self._model, self._parts, metas, self._argmax)
+            fn = step_function(self._model, self._parts, metas, self._argmax, self._generates)
             program = self._compiled[key] = self._compiler.compile(fn, bucket, kv, example)
         self._compiler.before_replay(bucket, tuple(meta.host for meta in metas))
         return program

@@ -42,13 +42,18 @@ class StepRunner:
         sample = loaded.binder.op("sample/1", "float32", V=loaded.vocab_size)
         config, buckets = context.config, context.shapes.buckets()
         self.programs = Programs(
-            loaded.model, attention.parts, compiler, lambda x: sample(x, SamplingTensors())[0]
+            loaded.model,
+            attention.parts,
+            compiler,
+            lambda x: sample(x, SamplingTensors())[0],
+            loaded.generates,
         )
         self.real_tokens = 0
         self.padded_tokens = 0
         self._device = device
         self._store = store
-        self._kv = {name: store.layer(name) for part in attention.parts for name in part.layers}
+        cached = [part for part in attention.parts if part.spec.cached]
+        self._kv = {name: store.layer(name) for part in cached for name in part.layers}
         self._inputs = InputBuilder(
             attention.parts,
             context.shapes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from inferplane.errors import DeviceError, UnsupportedError
+from inferplane.errors import ConfigError, DeviceError, UnsupportedError
 from inferplane.execution.attention_plan import AttentionPlan, plan_attention
 from inferplane.execution.dummy_steps import dummy_step, largest_step
 from inferplane.execution.host_runtime import HostRuntime
@@ -26,6 +26,7 @@ from inferplane.interfaces import (
     KVStore,
     Platform,
     Progress,
+    ShapePolicy,
     StepBatch,
     Tag,
     WorkerContext,
@@ -40,12 +41,16 @@ _logger = logging.getLogger(__name__)
 class TorchExecutor(Executor):
     """One rank: the platform's parts where it has any, the core's own elsewhere."""
 
+    reads_segments = True
+
     def __init__(self, context: WorkerContext, platform: Platform, plan: LaunchPlan) -> None:
         self._context = context
         self._platform = platform
         self._plan = plan
         self._device = platform.create_device(context) or HostRuntime()
-        self._allocator = platform.create_allocator(context, self._device) or TorchAllocator()
+        own = platform.create_allocator(context, self._device)
+        self._allocator = own or TorchAllocator()
+        self._may_sleep = context.caps.sleep or own is not None
         self._communicator: Communicator | None = None
         self._loaded: LoadedModel | None = None
         self._attention: AttentionPlan | None = None
@@ -60,6 +65,8 @@ class TorchExecutor(Executor):
             self._plan, context, self._device, self._allocator, self._communicator, progress
         )
         self._loaded = loaded
+        if not loaded.model.traceable:
+            self._run_eagerly()
         self._attention = plan_attention(
             loaded.sites,
             loaded.dtype,
@@ -86,7 +93,9 @@ class TorchExecutor(Executor):
             # what the largest step allocates is then in use when free memory is read
             trial = KVPlan(1, attention.block_size, attention.groups)
             lengths = largest_step(self._context.caps.limits, config)
-            self._run(self._prepare(trial), dummy_step(trial, lengths, drawn=True))
+            pooled = not self._plan.generates
+            batch = dummy_step(trial, lengths, drawn=not pooled, pooled=pooled)
+            self._run(self._prepare(trial), batch)
             self._device.synchronize()
         return plan_blocks(
             demand, page, self._device.memory(), config, may_shrink=self._plan.fit_context
@@ -96,12 +105,13 @@ class TorchExecutor(Executor):
         """KV taken, every bucket compiled and run."""
         steps = self._prepare(plan)
         buckets = self._context.shapes.buckets()
+        pooled = not self._plan.generates
         for done, bucket in enumerate(buckets):
             progress("warm_up", done, len(buckets), str(bucket))
-            self._run(steps, dummy_step(plan, [1]), bucket)
+            self._run(steps, dummy_step(plan, [1], pooled=pooled), bucket)
         if not buckets:  # one decode and one prefill: first uses cost the most
             for lengths in ([1], [min(16, self._context.config.max_model_len)]):
-                self._run(steps, dummy_step(plan, lengths))
+                self._run(steps, dummy_step(plan, lengths, pooled=pooled))
         self._device.synchronize()
         steps.programs.seal()
         steps.real_tokens = steps.padded_tokens = 0
@@ -155,6 +165,15 @@ class TorchExecutor(Executor):
             fallbacks=fallbacks,
         )
 
+    def _run_eagerly(self) -> None:
+        """No buckets, no programs: what cannot be traced is not padded either."""
+        if self._context.caps.static_shapes:
+            raise ConfigError(
+                f"{self._plan.model.architecture} runs op by op, and device {self._plan.device} "
+                "runs nothing but compiled programs: choose another device"
+            )
+        self._context = replace(self._context, shapes=ShapePolicy())
+
     def _join(self) -> Communicator | None:
         own = self._platform.create_communicator(self._context, self._device)
         world_size = self._plan.topology.processes
@@ -167,7 +186,9 @@ class TorchExecutor(Executor):
         # Outside of the guard: the kit writes to these tensors outside of steps.
         self._store.allocate(plan)
         with self._device.guard():
-            compiler = self._platform.create_compiler(self._context, self._device)
+            compiler = None
+            if self._loaded.model.traceable:
+                compiler = self._platform.create_compiler(self._context, self._device)
             return StepRunner(
                 self._context, self._device, self._store, self._loaded, self._attention, compiler
             )
@@ -182,5 +203,5 @@ class TorchExecutor(Executor):
             raise DeviceError(f"step {batch.step} failed: {error}") from error
 
     def _check_sleep(self) -> None:
-        if not self._context.caps.sleep:
+        if not self._may_sleep:  # a platform's own allocator answers for itself
             raise UnsupportedError(f"sleep: {self._plan.device} does not offer it")

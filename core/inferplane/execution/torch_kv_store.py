@@ -99,6 +99,9 @@ class TorchKVStore(KVStore):
         parts = [plan.num_blocks * size for pair in sites for size in pair]
         self._layers.clear()
         self._tensors.clear()  # before taking: both may not fit
+        self._num_blocks = plan.num_blocks
+        if not parts:  # an encoder keeps nothing
+            return
         with self._allocator.pool("kv"):
             buffer = self._take(sum(parts))
         pieces = iter(torch.split(buffer, parts))
@@ -106,7 +109,6 @@ class TorchKVStore(KVStore):
         for group in plan.groups:
             for layer, (k, v) in zip(group.layers, self._tensors, strict=False):
                 self._layers[layer.name] = self.handle(layer, k, v, plan.block_size)
-        self._num_blocks = plan.num_blocks
 
     def handle(self, layer: LayerKV, k: Tensor, v: Tensor, block_size: int) -> KVHandle:
         """Give the bytes of one layer, u8 in whole blocks, the shape of its layout.

@@ -66,6 +66,8 @@ class AttentionBackend(ABC):
     block_multiple: ClassVar[int] = 1
     graph: ClassVar[Literal["never", "decode", "always"]] = "never"
     """Which buckets may capture it."""
+    encoders: ClassVar[bool] = False
+    """It can serve specs that are not cached: others are not asked."""
 
     def __init__(self, spec: AttentionSpec, device: DeviceRuntime) -> None:
         """Called in the worker, once, after `supports` returned ()."""

@@ -104,6 +104,8 @@ class StepBatch:
     """Best alternatives wanted with each scored row: the L of `StepResult.scores`."""
     embedded: Array | None = None
     """[E]; sequences whose pooled vector is wanted; never chunked."""
+    segments: Array | None = None
+    """[T]; 1 in the second text of a pair, 0 elsewhere; None = all 0. Only for encoders."""
     zeroed: Array | None = None
     """Blocks to fill with zeros before the step."""
     copied: Array | None = None

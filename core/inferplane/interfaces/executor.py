@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from inferplane.errors import UnsupportedError
 from inferplane.interfaces.batch import Pending, StepBatch, StepResult
@@ -88,6 +88,9 @@ Tag: TypeAlias = Literal["weights", "kv", "activations", "graphs"]
 
 class Executor(ABC):
     """One rank. The engine or worker calls everything from one thread, in the order below."""
+
+    reads_segments: ClassVar[bool] = False
+    """It obeys `StepBatch.segments`; encoders are refused without it."""
 
     @abstractmethod
     def load(self, progress: Progress) -> None:

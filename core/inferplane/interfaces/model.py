@@ -21,6 +21,11 @@ __all__ = ["ForwardContext", "Model"]
 class ForwardContext(Protocol):
     """What a model may ask of the step it is in."""
 
+    @property
+    def segments(self) -> Tensor | None:
+        """i32[T] of `StepBatch.segments`; None = all 0."""
+        ...
+
     def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """Write k, v and attend: q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv]."""
         ...
@@ -33,6 +38,9 @@ class Model(ABC):
     """Which hidden state stands for a text, where the checkpoint does not say."""
     has_head: ClassVar[bool] = False
     """`head` does something, and was trained on `pooling`, whatever the checkpoint says."""
+
+    traceable: ClassVar[bool] = True
+    """False: its forward reads shapes or does work on the host, so steps run op by op."""
 
     @abstractmethod
     def kv_layers(self) -> tuple[LayerKV, ...]:

@@ -13,7 +13,12 @@ _GATES = {
     "gelu_tanh": "gelu_mul/1",
     "gelu_new": "gelu_mul/1",
 }
-_PLAIN = {"gelu_pytorch_tanh": "gelu/1", "gelu_tanh": "gelu/1", "gelu_new": "gelu/1"}
+_PLAIN = {
+    "gelu": "gelu_erf/1",
+    "gelu_pytorch_tanh": "gelu/1",
+    "gelu_tanh": "gelu/1",
+    "gelu_new": "gelu/1",
+}
 
 
 def gate_op(activation: str) -> str:

@@ -51,6 +51,8 @@ class AttentionSite:
     window: int | None = None
     softcap: float | None = None
     sinks: bool = False
+    cached: bool = True
+    """False: a token sees its whole text, in both directions, and nothing is kept."""
 
     def kv(self, dtype: str) -> LayerKV:
         """Its KV cache, with elements of `dtype`."""
@@ -312,13 +314,17 @@ class Builder:
         sinks: bool = False,
     ) -> None:
         """Announce an attention layer of this rank; `context.attend(name, …)` will call it."""
-        if any(site.name == name for site in self.attention_sites):
-            raise ModelError(f"two attention layers are called {name!r}")
-        self.attention_sites.append(
+        self.announce(
             AttentionSite(
                 name, num_heads, num_kv_heads, head_dim, head_dim, scale, window, softcap, sinks
             )
         )
+
+    def announce(self, site: AttentionSite) -> None:
+        """The same for a site of any kind."""
+        if any(held.name == site.name for held in self.attention_sites):
+            raise ModelError(f"two attention layers are called {site.name!r}")
+        self.attention_sites.append(site)
 
     def _bias(
         self, layer: Linear | QuantizedLinear | ReducedLinear, pieces: Sequence[Piece]

@@ -11,6 +11,15 @@ INTERFACE_VERSION = (1, 0)
 
 @hookimpl
 def register_models(register: Register) -> None:
+    register("BertModel", "inferplane.models.bert:Bert")
+    register("BertForMaskedLM", "inferplane.models.bert:Bert")
+    register("BertForSequenceClassification", "inferplane.models.bert:BertClassifier")
+    register("RobertaModel", "inferplane.models.bert:Roberta")
+    register("RobertaForMaskedLM", "inferplane.models.bert:Roberta")
+    register("RobertaForSequenceClassification", "inferplane.models.bert:RobertaClassifier")
+    register("XLMRobertaModel", "inferplane.models.bert:Roberta")
+    register("XLMRobertaForMaskedLM", "inferplane.models.bert:Roberta")
+    register("XLMRobertaForSequenceClassification", "inferplane.models.bert:RobertaClassifier")
     register("GPT2LMHeadModel", "inferplane.models.gpt2:Gpt2")
     register("Gemma3ForCausalLM", "inferplane.models.gemma3:Gemma3")
     register("Gemma3ForConditionalGeneration", "inferplane.models.gemma3:Gemma3")

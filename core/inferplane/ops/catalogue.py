@@ -83,6 +83,10 @@ _ALL = (
         "(x[T,I]) -> [T,I]: tanh-approximated gelu", ("I",), "elementwise",
     ),
     OpInfo(
+        "gelu_erf/1", _REFERENCE + "activation:gelu_erf",
+        "(x[T,I]) -> [T,I]: gelu by the error function", ("I",), "elementwise",
+    ),
+    OpInfo(
         "embedding/1", _REFERENCE + "embedding:embedding",
         "(ids i32[T], w[V,D]) -> [T,D]", ("V", "D"), "exact",
     ),

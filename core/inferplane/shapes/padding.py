@@ -65,6 +65,9 @@ def pad(batch: StepBatch, bucket: Bucket, block_size: int = 16, table_width: int
         block_tables=tuple(_wider(t, bucket.num_seqs, width) for t in batch.block_tables),
         slots=tuple(_placed(s, rows, idle.copy()) for s in batch.slots),
         drafts=_drafts(batch, bucket),
+        segments=None
+        if batch.segments is None
+        else _placed(batch.segments, rows, np.zeros(bucket.num_tokens, np.int32)),
         scored=_scored(batch, rows),
     )
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["gelu", "gelu_mul", "silu_mul"]
+__all__ = ["gelu", "gelu_erf", "gelu_mul", "silu_mul"]
 
 
 def silu_mul(x: Tensor) -> Tensor:
@@ -26,3 +26,8 @@ def gelu_mul(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """Tanh-approximated gelu of x[T,I] (arXiv:1606.08415)."""
     return F.gelu(x.float(), approximate="tanh").to(x.dtype)
+
+
+def gelu_erf(x: Tensor) -> Tensor:
+    """Gelu of x[T,I] by the error function, as encoders have it (arXiv:1606.08415)."""
+    return F.gelu(x.float()).to(x.dtype)

@@ -10,9 +10,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["AttentionRule", "PagedContext", "attend", "write_and_attend", "write_kv"]
+__all__ = [
+    "AttentionRule",
+    "PagedContext",
+    "attend",
+    "attend_texts",
+    "write_and_attend",
+    "write_kv",
+]
 
 _MOST_GATHERED = 2**24
 """Elements of keys gathered at once; longer steps are cut into pieces of tokens."""
@@ -89,6 +97,22 @@ def write_and_attend(
     """`write_kv`, then `attend`, so that a token sees itself."""
     write_kv(cache, k, v, slots)
     return attend(q, cache, context, rule, sinks)
+
+
+def attend_texts(
+    qkv: tuple[Tensor, Tensor, Tensor], rows: Tensor, lengths: Tensor, places: Tensor, scale: float
+) -> Tensor:
+    """Attention in both directions within each text: q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv].
+
+    `rows` i32[S,L] holds the token row of each place of each text, any valid one beyond its end;
+    `lengths` i32[S]; `places` i32[T] is each token's place in the flattened [S,L].
+    """
+    q, k, v = (x[rows.long()].transpose(1, 2) for x in qkv)
+    inside = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+    attended = F.scaled_dot_product_attention(
+        q, k, v, inside[:, None, None], scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return attended.transpose(1, 2).flatten(0, 1).index_select(0, places)
 
 
 def _attend_slots(

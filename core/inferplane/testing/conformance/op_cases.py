@@ -180,6 +180,7 @@ _CASES: Mapping[str, tuple[tuple[Build, tuple[Mapping[str, int], ...]], ...]] = 
     "silu_mul/1": ((_gated, _INNER),),
     "gelu_mul/1": ((_gated, _INNER),),
     "gelu/1": ((_plain, _INNER),),
+    "gelu_erf/1": ((_plain, _INNER),),
     "embedding/1": ((_embedding, ({"V": 97, "D": 64}, {"V": 5, "D": 33})),),
     "linear/1": ((_linear, _LINEAR), (_linear_bias, _LINEAR)),
     "logits/1": ((_logits, ({"D": 64, "V": 97}, {"D": 33, "V": 384})),),
