@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inferplane import setting_kinds as kinds
-from inferplane.api_keys import ApiKey, key_of_text, read_key_file
+from inferplane.api_keys import ApiKey, key_of_text
 from inferplane.errors import ConfigError
 from inferplane.interfaces import EngineConfig
 from inferplane.launch import LaunchSettings, SchedulerConfig
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "SETTINGS_FILE",
-    "ApiKey",
     "ModelSettings",
     "ServeSettings",
     "cache_folder",
     "check_variables",
     "current_environment",
     "launch_settings",
-    "read_key_file",
 ]
 
 DEFAULT_MODEL = "smollm2-135m"

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from inferplane.config import ApiKey, read_key_file
+from inferplane.api_keys import ApiKey, read_key_file
 from inferplane.errors import ConfigError
 from inferplane.server.errors import ApiError
 from inferplane.server.shares import Shares
@@ -84,7 +84,7 @@ def test_retry_after_is_the_time_until_one_of_its_requests_should_end():
 
 def test_a_lone_key_has_the_whole_queue():
     held, _ = shares(num_keys=1)
-    for _ in range(100):
+    for _ in range(4 + 8):
         held.begin(key("a"))
 
 
@@ -119,6 +119,20 @@ def test_a_request_larger_than_the_share_is_served_alone():
         held.begin(key("a"))
     huge.release()
     held.begin(key("a")).charge(2)
+
+
+def test_with_as_many_requests_as_there_is_room_for_all_others_are_refused():
+    held, _ = shares(queue_wait_s=lambda: 7.0)
+    leases = [held.begin(None) for _ in range(4 + 8)]
+    for asked in (None, key("a")):
+        with pytest.raises(ApiError) as refused:
+            held.begin(asked)
+        assert (refused.value.code, refused.value.retry_after_s) == ("queue_full", 7.0)
+    leases[0].release()
+    leases[0].release()
+    held.begin(key("a"))
+    with pytest.raises(ApiError):
+        held.begin(None)
 
 
 def test_accounts_of_keys_that_are_gone_are_forgotten():

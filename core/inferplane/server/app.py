@@ -69,7 +69,8 @@ def shares_of(context: ServerContext) -> Shares:
     """What the engine can hold, to be divided among keys."""
     launch = context.settings.launch
     running = launch.config.max_num_seqs
-    return Shares(running, launch.scheduler.max_waiting or 4 * running)
+    waiting = launch.scheduler.max_waiting or 4 * running
+    return Shares(running, waiting, queue_wait_s=context.metrics.queue_wait_s)
 
 
 def _built_in_routes(context: ServerContext) -> list[ScopedRoute]:

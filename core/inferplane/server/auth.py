@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from starlette.datastructures import Headers
 
-from inferplane.config import ApiKey
+from inferplane.api_keys import ApiKey
 from inferplane.server.errors import ApiError
 from inferplane.server.shares import Lease
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from inferplane.config import ServeSettings, read_key_file
+from inferplane.api_keys import read_key_file
+from inferplane.config import ServeSettings
 from inferplane.errors import ConfigError
 from inferplane.server.auth import KeyRing
 

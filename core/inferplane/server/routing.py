@@ -98,10 +98,13 @@ class GatedRouter(Router):
     async def _within_share(
         self, route: ScopedRoute, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
-        """What costs the engine something is counted for its key, until its answer has ended."""
+        """What costs the engine something is counted until its answer has ended.
+
+        A request too many is refused here, before anything of it is read.
+        """
         caller = scope["state"].get("caller")
         counts = route.scope == "infer" and scope["method"] == "POST"
-        if self.shares is None or caller is None or caller.key is None or not counts:
+        if self.shares is None or caller is None or not counts:
             await route.handle(scope, receive, send)
             return
         self.shares.num_keys = len(self.keys.keys)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from inferplane.config import ApiKey
+from inferplane.api_keys import ApiKey
 from inferplane.server.errors import ApiError
 
 __all__ = ["Lease", "Shares"]
@@ -35,7 +35,8 @@ class Lease:
     """One request's hold on its key's share; released when its answer has ended."""
 
     shares: Shares
-    account: _Account
+    account: _Account | None
+    """None where no key is wanted."""
     began: float
     sequences: int = 1
     released: bool = False
@@ -45,12 +46,14 @@ class Lease:
 
         A request that is alone may be larger than the share: it would never fit otherwise.
         """
+        account, most = self.account, self.shares.most_sequences
+        if account is None:
+            return
         more = sequences - self.sequences
-        most = self.shares.most_sequences
-        others = self.account.requests > 1
-        if more > 0 and others and most is not None and self.account.sequences + more > most:
-            raise self.shares.crowded(self.account, f"{most} sequences at once")
-        self.account.sequences += more
+        crowded = most is not None and account.sequences + more > most
+        if more > 0 and account.requests > 1 and crowded:
+            raise self.shares.crowded(account, f"{most} sequences at once")
+        account.sequences += more
         self.sequences = sequences
 
     def release(self) -> None:
@@ -58,7 +61,10 @@ class Lease:
         if self.released:
             return
         self.released = True
+        self.shares.under_way -= 1
         account = self.account
+        if account is None:
+            return
         account.requests -= 1
         account.sequences -= self.sequences
         lasted_s = self.shares.clock() - self.began
@@ -67,7 +73,8 @@ class Lease:
 
 @dataclass(slots=True)
 class Shares:
-    """Accounts of all keys. `running` and `waiting` are the sequences the engine holds at most.
+    """What is under way, in all and for each key. `running` and `waiting` are the sequences the
+    engine holds at most: with as many requests the queue must be full, or nothing is loaded yet.
 
     With several keys, one of them gets what runs at once and its part of the queue: whoever else
     comes then finds room, and few in front.
@@ -77,6 +84,9 @@ class Shares:
     waiting: int
     clock: Callable[[], float] = time.monotonic
     num_keys: int = 0
+    queue_wait_s: Callable[[], float | None] = lambda: None
+    """How long the queue takes to empty; None = unknown."""
+    under_way: int = 0
     _accounts: dict[str, _Account] = field(default_factory=dict)
 
     @property
@@ -86,8 +96,20 @@ class Shares:
             return None
         return self.running + max(1, self.waiting // self.num_keys)
 
-    def begin(self, key: ApiKey) -> Lease:
-        """Count a request of this key. Raises ApiError `rate_limited` or `concurrency_limited`."""
+    def begin(self, key: ApiKey | None) -> Lease:
+        """Count a request, of this key if there is one.
+
+        Raises ApiError `queue_full`, `rate_limited` or `concurrency_limited`.
+        """
+        if self.under_way >= self.running + self.waiting:
+            full = ApiError.of("queue_full", f"{self.under_way} requests are under way")
+            full.retry_after_s = self.queue_wait_s()
+            raise full
+        account = None if key is None else self._admitted(key)
+        self.under_way += 1
+        return Lease(self, account, self.clock())
+
+    def _admitted(self, key: ApiKey) -> _Account:
         account = self._account(key)
         if key.requests_per_minute:
             self._spend(key, account)
@@ -98,7 +120,7 @@ class Shares:
             raise self.crowded(account, f"{most} sequences at once")
         account.requests += 1
         account.sequences += 1
-        return Lease(self, account, self.clock())
+        return account
 
     def crowded(self, account: _Account, limit: str) -> ApiError:
         """The refusal of a key that has enough under way; says when one of them should end."""

@@ -76,8 +76,7 @@ class World:
         self.in_flight: deque[tuple[StepPlan, StepResult]] = deque()
         self.steps = 0
         self._checks = 0
-        small = knobs.num_blocks <= _SMALL_POOL
-        self._thorough_every = _THOROUGH_EVERY // 4 if small else _THOROUGH_EVERY
+        self._thorough_every = _THOROUGH_EVERY // (4 if knobs.num_blocks <= _SMALL_POOL else 1)
         self._planned_at = -1e18
         self.log = hashlib.sha256()
         self.useful_tokens = 0
@@ -242,8 +241,8 @@ class World:
         self._require(28 if action.error else 9, ended == chosen, f"{ended} end, {chosen} should")
         alive = len(self.scheduler.sequences)
         self._require(28, alive == len(names) - len(chosen), f"{alive} of {len(names)} go on")
-        for event in events:
-            self.lives[event.sequence.request_id].ended = True
+        for name in ended:
+            self.lives[name].ended = True
 
     def _hold(self, action: act.Hold) -> None:
         waiting = [s for s in self.scheduler.waiting if s.state is SequenceState.WAITING]
