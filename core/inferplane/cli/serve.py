@@ -9,12 +9,12 @@ from pathlib import Path
 from inferplane.catalogue import resolve_model
 from inferplane.cli.flags import Given, resolve_given, with_settings
 from inferplane.cli.terminal import FetchDisplay
+from inferplane.api_keys import read_key_file
 from inferplane.config import (
     ModelSettings,
     ServeSettings,
     current_environment,
     launch_settings,
-    read_key_file,
 )
 from inferplane.settings import Resolved
 
