@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from inferplane.api_keys import read_key_file
 from inferplane.catalogue import resolve_model
 from inferplane.cli.flags import Given, resolve_given, with_settings
 from inferplane.cli.terminal import FetchDisplay
-from inferplane.api_keys import read_key_file
 from inferplane.config import (
     ModelSettings,
     ServeSettings,
