@@ -19,6 +19,7 @@ __all__ = ["Gpu", "Machine", "cuda_of_torch", "problem", "read_machine", "versio
 
 TORCH = Requirement("torch", "2.9", "torch", "PyPI: pip install 'inferplane[cuda]' torch")
 TRITON = Requirement("triton", "3.5", "triton", "PyPI, with torch's CUDA build")
+BINDINGS = Requirement("cuda-bindings", "12.9", "cuda", "PyPI: pip install cuda-bindings")
 NVML = Requirement("nvidia-ml-py", "12", "pynvml", "PyPI: pip install nvidia-ml-py")
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
+from inferplane.errors import ConfigError
 from inferplane.interfaces import (
+    Allocator,
     Capabilities,
+    Change,
     DeviceRuntime,
     EngineConfig,
     ModelShape,
@@ -19,6 +23,10 @@ from inferplane_triton.gpu.platform import TorchGpu, gpu_capabilities, visible_d
 __all__ = ["Cuda"]
 
 _OLDEST = (7, 5)
+_MEMORY = (
+    "cached (default): in torch's own cache; pages: weights and KV on pages that sleep can give "
+    "back"
+)
 
 
 class Cuda(TorchGpu):
@@ -60,10 +68,22 @@ class Cuda(TorchGpu):
         """bfloat16 from sm_80, fp8 from sm_89."""
         generation = int(probe.arch.removeprefix("sm_") or 0)
         wide = generation >= 80
-        return gpu_capabilities(
+        shared = gpu_capabilities(
             ("bfloat16", "float16", "float32") if wide else ("float16", "float32"),
             "e4m3fn" if generation >= 89 else "none",
         )
+        return replace(shared, options={**shared.options, "memory": _MEMORY})
+
+    def resolve(
+        self, config: EngineConfig, caps: Capabilities, model: ModelShape
+    ) -> tuple[Change, ...]:
+        """As for every GPU, and where memory comes from."""
+        value = config.options.get("memory", "cached")
+        if value not in ("pages", "cached"):
+            raise ConfigError(f"option memory={value!r} of device cuda: it takes cached or pages")
+        if value == "pages" and (missing := _sdk.BINDINGS.problem()):
+            raise ConfigError(f"option memory='pages' of device cuda: {missing}")
+        return super().resolve(config, caps, model)
 
     def worker_env(self, config: EngineConfig, rank: int) -> Mapping[str, str]:
         """Segments that grow in place: no fragmentation between prompts of all lengths."""
@@ -73,3 +93,12 @@ class Cuda(TorchGpu):
         from inferplane_cuda.runtime import CudaRuntime  # torch must not reach the planner
 
         return CudaRuntime(context)
+
+    def create_allocator(self, context: WorkerContext, device: DeviceRuntime) -> Allocator:
+        if context.config.options.get("memory") != "pages":
+            from inferplane_triton.gpu.allocator import GpuAllocator  # likewise
+
+            return GpuAllocator(device, ": start with --option memory=pages")
+        from inferplane_cuda.memory.allocator import PagedAllocator  # likewise
+
+        return PagedAllocator(device)

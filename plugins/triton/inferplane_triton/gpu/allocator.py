@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from inferplane.errors import DeviceError
+from inferplane.errors import DeviceError, UnsupportedError
 from inferplane.interfaces import Allocator, DeviceRuntime, Tag
 
 __all__ = ["GpuAllocator"]
@@ -17,10 +17,11 @@ class GpuAllocator(Allocator):
     """A ledger of what stayed allocated when each purpose's scope was left.
 
     Captured graphs hold addresses, so memory cannot be released and restored elsewhere: `release`
-    and `restore` stay unsupported.
+    refuses, and says what to do instead where the device has another allocator.
     """
 
-    def __init__(self, device: DeviceRuntime) -> None:
+    def __init__(self, device: DeviceRuntime, instead: str = "") -> None:
+        self._instead = instead
         self._device = torch.device(device.torch_device)
         self._api = torch.get_device_module(self._device)
         self._used: dict[Tag, int] = {}
@@ -32,6 +33,13 @@ class GpuAllocator(Allocator):
     def used(self) -> Mapping[Tag, int]:
         """Bytes by purpose."""
         return dict(self._used)
+
+    def release(self, tag: Tag, keep_copy: bool) -> None:
+        """Refused: UnsupportedError."""
+        raise UnsupportedError(
+            "sleep: memory in torch's cache cannot come back to the addresses that captured graphs "
+            f"hold{self._instead}"
+        )
 
     @contextmanager
     def _charging(self, tag: Tag) -> Iterator[None]:

@@ -1,0 +1,1 @@
+"""Device memory whose pages can be given back while its addresses stay."""
