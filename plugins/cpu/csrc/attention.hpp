@@ -92,11 +92,15 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
     const int64_t stride = panel_bytes(c.kind, c.dim);
     for (int64_t b = b0; b < b1; b++) {
         const uint8_t* keys = c.key_block(table[b], head);
+        const uint8_t* values = c.value_block(table[b], head);  // blocks lie anywhere: fetch both
+        const uint8_t* later = b + 1 < b1 ? c.key_block(table[b + 1], head) : values;
+        for (int64_t at = 0; at < bs * c.dim_v * bytes; at += 64) prefetch(values + at);
         float* out = scores + (b - b0) * bs;
         int64_t t = 0;
         for (; t + 32 <= bs; t += 32) {
             vf acc[M * 2];
-            tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim, acc);
+            tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim,
+                       Ahead{later + t / 16 * stride, stride}, acc);
             for (int m = 0; m < M; m++) {
                 vstore(out + m * CHUNK + t, acc[m * 2]);
                 vstore(out + m * CHUNK + t + 16, acc[m * 2 + 1]);
@@ -104,7 +108,8 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
         }
         if (t < bs) {
             vf acc[M];
-            tile<M, 1>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim, acc);
+            tile<M, 1>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim,
+                       Ahead{later + t / 16 * stride, stride}, acc);
             for (int m = 0; m < M; m++) vstore(out + m * CHUNK + t, acc[m]);
         }
     }
@@ -141,8 +146,9 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
         for (int m = 0; m < M; m++) total[m] = vzero();
         for (int64_t b = b0; b < b1; b++) {
             vf acc[M];
-            tile<M, 1>(c.kind, c.value_block(table[b], head) + d / 16 * v_stride, v_stride,
-                       p + (b - b0) * bs * bytes, CHUNK * bytes, bs, acc);
+            const uint8_t* values = c.value_block(table[b], head) + d / 16 * v_stride;
+            tile<M, 1>(c.kind, values, v_stride, p + (b - b0) * bs * bytes, CHUNK * bytes, bs,
+                       Ahead{values, v_stride}, acc);
             for (int m = 0; m < M; m++) total[m] = vadd(total[m], acc[m]);
         }
         for (int m = 0; m < M; m++) vstore(result.out + m * c.dim_v + d, total[m]);

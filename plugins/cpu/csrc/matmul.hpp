@@ -84,17 +84,25 @@ inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 constexpr int64_t AHEAD = 4096;  // bytes; about one DRAM latency of streaming
 
+// What to fetch while a tile is computed: one line of each stream for each line that is read.
+struct Ahead {
+    const uint8_t* start;
+    int64_t stride;  // between the streams of neighbouring panels
+
+    const uint8_t* at(int64_t panel, int64_t offset) const { return start + panel * stride + offset; }
+};
+
 // M rows against NB neighbouring panels; `acc` receives M*NB vectors of 16 outputs.
 template <int M, int NB>
 inline void tile_f32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch, int64_t k,
-                     vf* acc) {
+                     Ahead ahead, vf* acc) {
     vf a[M][NB];
     for (int m = 0; m < M; m++)
         for (int b = 0; b < NB; b++) a[m][b] = vzero();
     for (int64_t i = 0; i < k; i++) {
         vf wv[NB];
         for (int b = 0; b < NB; b++) wv[b] = vload((const float*)(w + b * stride) + i * 16);
-        prefetch(w + i * 64 + AHEAD);
+        prefetch(ahead.at(0, i * 64));
         for (int m = 0; m < M; m++) {
             const vf xv = vset(((const float*)(x + m * pitch))[i]);
             for (int b = 0; b < NB; b++) a[m][b] = vfma(wv[b], xv, a[m][b]);
@@ -108,12 +116,12 @@ inline void tile_f32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t
 // how many rows share the step.
 template <int M, int NB>
 inline void tile_bf16(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch, int64_t k,
-                      vf* acc) {
+                      Ahead ahead, vf* acc) {
     vf a[M][NB];
     for (int m = 0; m < M; m++)
         for (int b = 0; b < NB; b++) a[m][b] = vzero();
     for (int64_t i = 0; i < k / 2; i++) {
-        for (int b = 0; b < NB; b++) prefetch(w + b * stride + i * 64 + AHEAD);
+        for (int b = 0; b < NB; b++) prefetch(ahead.at(b, i * 64));
         for (int m = 0; m < M; m++) {
             const uint32_t xv = ((const uint32_t*)(x + m * pitch))[i];
             for (int b = 0; b < NB; b++)
@@ -126,7 +134,7 @@ inline void tile_bf16(const uint8_t* w, int64_t stride, const uint8_t* x, int64_
 
 template <int M, int NB>
 inline void tile_int8(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch, int64_t k,
-                      vf* acc) {
+                      Ahead ahead, vf* acc) {
     vi a[M][NB];
     for (int m = 0; m < M; m++)
         for (int b = 0; b < NB; b++) a[m][b] = izero();
@@ -134,7 +142,7 @@ inline void tile_int8(const uint8_t* w, int64_t stride, const uint8_t* x, int64_
         BytesU8 wv[NB];
         for (int b = 0; b < NB; b++) {
             wv[b] = load_u8(w + b * stride + i * 64);
-            prefetch(w + b * stride + i * 64 + AHEAD);
+            prefetch(ahead.at(b, i * 64));
         }
         for (int m = 0; m < M; m++) {
             const uint32_t xv = ((const uint32_t*)(x + m * pitch))[i];
@@ -165,7 +173,7 @@ struct WideRow {
 
 template <int M, int NB>
 inline void tile_int8_g32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
-                          int64_t k, vf* acc) {
+                          int64_t k, Ahead ahead, vf* acc) {
     for (int m = 0; m < M * NB; m++) acc[m] = vzero();
     for (int64_t g = 0; g < k / 32; g++) {
         for (int b = 0; b < NB; b++) {
@@ -193,7 +201,7 @@ inline void tile_int8_g32(const uint8_t* w, int64_t stride, const uint8_t* x, in
 
 template <int M, int NB>
 inline void tile_int4_g32(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
-                          int64_t k, vf* acc) {
+                          int64_t k, Ahead ahead, vf* acc) {
     for (int m = 0; m < M * NB; m++) acc[m] = vzero();
     for (int64_t g = 0; g < k / 32; g++) {
         for (int b = 0; b < NB; b++) {
@@ -224,13 +232,13 @@ inline void tile_int4_g32(const uint8_t* w, int64_t stride, const uint8_t* x, in
 
 template <int M, int NB>
 inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
-                 int64_t k, vf* acc) {
+                 int64_t k, Ahead ahead, vf* acc) {
     switch (kind) {
-        case F32: return tile_f32<M, NB>(w, stride, x, pitch, k, acc);
-        case BF16: return tile_bf16<M, NB>(w, stride, x, pitch, k, acc);
-        case INT8: return tile_int8<M, NB>(w, stride, x, pitch, k, acc);
-        case INT8_G32: return tile_int8_g32<M, NB>(w, stride, x, pitch, k, acc);
-        default: return tile_int4_g32<M, NB>(w, stride, x, pitch, k, acc);
+        case F32: return tile_f32<M, NB>(w, stride, x, pitch, k, ahead, acc);
+        case BF16: return tile_bf16<M, NB>(w, stride, x, pitch, k, ahead, acc);
+        case INT8: return tile_int8<M, NB>(w, stride, x, pitch, k, ahead, acc);
+        case INT8_G32: return tile_int8_g32<M, NB>(w, stride, x, pitch, k, ahead, acc);
+        default: return tile_int4_g32<M, NB>(w, stride, x, pitch, k, ahead, acc);
     }
 }
 
@@ -263,49 +271,63 @@ inline void finish(const Epilogue& e, int64_t row, int64_t panel, vf v) {
 
 template <int M, int NB>
 inline void block(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
-                  int64_t k, int64_t row, int64_t panel, const Epilogue& e) {
+                  int64_t k, int64_t row, int64_t panel, Ahead ahead, const Epilogue& e) {
     vf acc[M * NB];
-    tile<M, NB>(kind, w, stride, x, pitch, k, acc);
+    tile<M, NB>(kind, w, stride, x, pitch, k, ahead, acc);
     for (int m = 0; m < M; m++)
         for (int b = 0; b < NB; b++) finish(e, row + m, panel + b, acc[m * NB + b]);
 }
 
+// The rows in turns of MOST. Each turn fetches one panel of those that come next, a lone turn all of
+// them; later turns touch what they read anyway.
 template <int NB, int MOST>
 inline void rows_by(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
-                    int64_t k, int64_t rows, int64_t panel, const Epilogue& e) {
+                    int64_t k, int64_t rows, int64_t panel, Ahead next, const Epilogue& e) {
+    const bool lone = rows <= MOST;
     int64_t r = 0;
-    for (; r + MOST <= rows; r += MOST)
-        block<MOST, NB>(kind, w, stride, x + r * pitch, pitch, k, r, panel, e);
+    for (; r + MOST <= rows; r += MOST) {
+        const int64_t turn = r / MOST;
+        const Ahead ahead = lone ? next : turn < NB ? Ahead{next.at(turn, 0), 0} : Ahead{w, stride};
+        block<MOST, NB>(kind, w, stride, x + r * pitch, pitch, k, r, panel, ahead, e);
+    }
     const uint8_t* rest = x + r * pitch;
+    const Ahead ahead = lone ? next : r / MOST < NB ? Ahead{next.at(r / MOST, 0), 0} : Ahead{w, stride};
     switch (rows - r) {
-        case 7: return block<7, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
-        case 6: return block<6, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
-        case 5: return block<5, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
-        case 4: return block<4, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
-        case 3: return block<3, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
-        case 2: return block<2, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
-        case 1: return block<1, NB>(kind, w, stride, rest, pitch, k, r, panel, e);
+        case 7: return block<7, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
+        case 6: return block<6, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
+        case 5: return block<5, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
+        case 4: return block<4, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
+        case 3: return block<3, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
+        case 2: return block<2, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
+        case 1: return block<1, NB>(kind, w, stride, rest, pitch, k, r, panel, ahead, e);
         default: return;
     }
 }
 
 template <int NB>
 inline void rows_of(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t pitch,
-                    int64_t k, int64_t rows, int64_t panel, const Epilogue& e) {
+                    int64_t k, int64_t rows, int64_t panel, Ahead next, const Epilogue& e) {
     if (kind == INT8_G32 || kind == INT4_G32)  // two sums a row: four rows fill the registers
-        return rows_by<NB, 4>(kind, w, stride, x, pitch, k, rows, panel, e);
-    rows_by<NB, 8>(kind, w, stride, x, pitch, k, rows, panel, e);
+        return rows_by<NB, 4>(kind, w, stride, x, pitch, k, rows, panel, next, e);
+    rows_by<NB, 8>(kind, w, stride, x, pitch, k, rows, panel, next, e);
 }
 
 // All rows against panels [first, last): the weights of a panel pair stay in cache for all rows.
+// `after` is what this thread will read when it is done.
 inline void matmul(Kind kind, const uint8_t* w, const uint8_t* x, int64_t pitch, int64_t k,
-                   int64_t rows, int64_t first, int64_t last, const Epilogue& e) {
+                   int64_t rows, int64_t first, int64_t last, Ahead after, const Epilogue& e) {
     const int64_t stride = panel_bytes(kind, k);
     int64_t p = first;
     if (rows > 3)  // few rows wait for memory, which likes one stream; many share their broadcasts
-        for (; p + 2 <= last; p += 2)
-            rows_of<2>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
-    for (; p < last; p++) rows_of<1>(kind, w + p * stride, stride, x, pitch, k, rows, p, e);
+        for (; p + 2 <= last; p += 2) {
+            const uint8_t* here = w + p * stride;
+            const Ahead next = p + 4 <= last ? Ahead{here + 2 * stride, stride} : after;
+            rows_of<2>(kind, here, stride, x, pitch, k, rows, p, next, e);
+        }
+    for (; p < last; p++) {
+        const uint8_t* here = w + p * stride;
+        rows_of<1>(kind, here, stride, x, pitch, k, rows, p, Ahead{here + AHEAD, stride}, e);
+    }
 }
 
 }  // namespace ip

@@ -49,6 +49,23 @@ void prepare_row(const Walk& w, const Instruction& i, int64_t row, float* tempor
     convert_row(Kind(i.kind), x, i.k, out);
 }
 
+// Shares of whole panel pairs, so that a panel's arithmetic is the same for any thread count.
+Span panels_of(const Walk& w, const Instruction& i, int thread) {
+    const int64_t panels = (i.n + 15) / 16;
+    const Span pairs = share((panels + 1) / 2, thread, w.pool.threads());
+    return {pairs.first * 2, std::min(pairs.last * 2, panels)};
+}
+
+// Where this thread's share of the next linear begins; its own weights where there is none.
+Ahead next_weights(const Walk& w, const Instruction& here, int thread) {
+    const Instruction* next = &here + 1;
+    const Instruction* end = w.program.instructions + w.program.count;
+    while (next < end && next->op != LINEAR) next++;
+    if (next == end) next = &here;
+    const int64_t stride = panel_bytes(Kind(next->kind), next->k);
+    return {next->weight + panels_of(w, *next, thread).first * stride, stride};
+}
+
 void linear(const Walk& w, const Instruction& i, int thread) {
     const int64_t rows = rows_of(i, w.step), pitch = (input_bytes(Kind(i.kind), i.k) + 63) / 64 * 64;
     uint8_t* own = w.program.scratch[thread];
@@ -65,10 +82,9 @@ void linear(const Walk& w, const Instruction& i, int thread) {
     }
     const Epilogue e{at(w, i.dst, 0, i.dst_at), w.program.buffers[i.dst].pitch, i.n,
                      i.weight_scale, i.bias, i.add != 0};
-    // shares of whole panel pairs, so that a panel's arithmetic is the same for any thread count
-    const Span pairs = share(((i.n + 15) / 16 + 1) / 2, thread, w.pool.threads());
-    matmul(Kind(i.kind), i.weight, x, pitch, i.k, rows, pairs.first * 2,
-           std::min(pairs.last * 2, (i.n + 15) / 16), e);
+    const Span panels = panels_of(w, i, thread);
+    const Ahead after = next_weights(w, i, thread);
+    matmul(Kind(i.kind), i.weight, x, pitch, i.k, rows, panels.first, panels.last, after, e);
 }
 
 void norm(const Walk& w, const Instruction& i, int thread) {

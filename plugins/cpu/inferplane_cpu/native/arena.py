@@ -11,10 +11,11 @@ import mmap
 import torch
 from torch import Tensor
 
-__all__ = ["WeightArena"]
+__all__ = ["WeightArena", "zero_rows"]
 
 CHUNK_BYTES = 64 << 20
 ALIGNMENT = 64
+_HUGE_PAGE_BYTES = 2 << 20
 
 
 class WeightArena:
@@ -31,6 +32,15 @@ class WeightArena:
             self._chunk, start = _map(max(CHUNK_BYTES, num_bytes)), 0
         self._used = start + num_bytes
         return self._chunk[start : self._used]
+
+
+def zero_rows(rows: int, width: int) -> Tensor:
+    """f32[rows,width] of zeros; wide rows of many tokens would need more small pages than the
+    processor remembers."""
+    num_bytes = rows * width * 4
+    if num_bytes < _HUGE_PAGE_BYTES:
+        return torch.zeros(rows, width)
+    return _map(num_bytes).view(torch.float32).view(rows, width)
 
 
 def _map(num_bytes: int) -> Tensor:

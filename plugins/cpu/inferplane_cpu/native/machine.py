@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inferplane_cpu.native.arena import zero_rows
 from inferplane_cpu.native.library import (
     Buffer,
     Cache,
@@ -82,7 +83,7 @@ class ProgramBuilder:
     def buffer(self, width: int, per_sample: bool = False) -> int:
         """A new f32 row buffer; returns its number."""
         rows = self.max_samples if per_sample else self.max_tokens
-        self.buffers.append(torch.zeros(rows, width))
+        self.buffers.append(zero_rows(rows, width))
         return len(self.buffers) - 1
 
     def cache(self, cache: Cache) -> int:
@@ -158,7 +159,7 @@ class NativeProgram:
         scratch, shared, partials = builder.working_memory(max_seqs, max_context)
         threads = self.machine.threads
         self._scratch = [torch.zeros(scratch, dtype=torch.uint8) for _ in range(threads)]
-        self._shared = torch.zeros(shared + 64, dtype=torch.uint8)
+        self._shared = zero_rows(1, shared // 4 + 16)
         self._partials = torch.zeros(partials)
         self.ids = torch.zeros(builder.max_samples, dtype=torch.int32)
         self._instructions = (Instruction * len(builder.instructions))(*builder.instructions)
