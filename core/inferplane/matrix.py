@@ -14,13 +14,14 @@ from typing import Any, Literal, TypeAlias
 from inferplane.errors import ConfigError
 from inferplane.interfaces import Capabilities
 
-__all__ = ["Cell", "DeviceRow", "build_row", "declared_row", "format_matrix", "read_rows"]
+__all__ = ["DTYPES", "Cell", "DeviceRow", "build_row", "declared_row", "format_matrix", "read_rows"]
 
 Cell: TypeAlias = Literal["native", "dequantized", "emulated", "no", "unknown"]
 """native: by a part of the device or its executor; dequantized: weights are expanded, then
 multiplied; emulated: by the core's reference, correct and slow; unknown: nobody could ask."""
 
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
+"""Arithmetic that has a cell."""
 _SHOWN: Mapping[Cell, str] = {
     "native": "native",
     "dequantized": "dequantized",
@@ -136,7 +137,7 @@ def _cells(
         attention, quantization = {"inside its own executor": own}, {}
     sections: dict[str, dict[str, Cell]] = {
         "arithmetic": {
-            **{dtype: when(dtype in dtypes) for dtype in _DTYPES},
+            **{dtype: when(dtype in dtypes) for dtype in DTYPES},
             "fp8": when(fp8 != "none"),
         },
         "steps": {name: when(bool(on)) for name, on in features["steps"].items()},

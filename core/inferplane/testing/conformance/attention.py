@@ -37,7 +37,7 @@ from inferplane.testing.conformance.parts import Parts
 from inferplane.testing.conformance.subject import Subject
 from inferplane.testing.conformance.tolerances import FROBENIUS, tolerance
 
-__all__ = ["AttentionConformance", "Bench"]
+__all__ = ["AttentionConformance", "Bench", "scene_faults"]
 
 NUM_BLOCKS = 40
 SPARE = 6
@@ -166,7 +166,7 @@ class AttentionConformance(Conformance):
                 for name, spec in bench.served(dtype):
                     for scene in SCENES:
                         if bool(scene.drafts) <= bool(spec.drafts) and _allowed(bench, scene):
-                            faults += _faults(bench, name, spec, scene)
+                            faults += scene_faults(bench, name, spec, scene)
         assert faults == []
 
     def test_what_is_written_is_what_is_read(self, benches: list[Bench]) -> None:
@@ -303,7 +303,8 @@ def _fresh_run(
     return bench.run(setting, store, bucket or _bucket(bench, setting))
 
 
-def _faults(bench: Bench, name: str, spec: AttentionSpec, scene: Scene) -> list[str]:
+def scene_faults(bench: Bench, name: str, spec: AttentionSpec, scene: Scene) -> list[str]:
+    """Where a backend is beyond its tolerance in one scene; [] = nowhere."""
     setting = Setting.make(spec, scene, NUM_BLOCKS, seed=len(scene.name))
     store = bench.store(spec)
     whole = _fill(setting, store)

@@ -27,7 +27,13 @@ from inferplane.testing.conformance.state import KitState
 from inferplane.testing.conformance.subject import Subject
 from inferplane.testing.conformance.tolerances import FROBENIUS
 
-__all__ = ["FormatConformance", "QuantKernelConformance", "dequantized"]
+__all__ = [
+    "FormatConformance",
+    "QuantKernelConformance",
+    "dequantized",
+    "product_faults",
+    "random_weight",
+]
 
 SCHEMES = (
     *(QuantScheme("int8", group) for group in (0, -1, 32)),
@@ -78,8 +84,8 @@ class QuantKernelConformance(Conformance):
         for kernel in quant_kernels:
             assert parts is not None
             for scheme, site in _served(kernel, subject):
-                weight = _random_weight(scheme, site)
-                faults += _product_faults(kernel, scheme, site, weight, parts)
+                weight = random_weight(scheme, site)
+                faults += product_faults(kernel, scheme, site, weight, parts)
         assert faults == []
 
     def test_every_fp8_code_keeps_its_value(
@@ -175,7 +181,8 @@ def _served(
             yield scheme, site
 
 
-def _random_weight(scheme: QuantScheme, site: LinearSite) -> CanonicalWeight:
+def random_weight(scheme: QuantScheme, site: LinearSite) -> CanonicalWeight:
+    """A layer of about unit gain, the same for the same arguments."""
     generator = torch.Generator().manual_seed(site.in_features + scheme.group)
     shape = (site.out_features, site.in_features)
     if scheme.weight == "fp8_e4m3":
@@ -205,13 +212,14 @@ def _scale_shape(scheme: QuantScheme, site: LinearSite) -> tuple[int, int]:
     return site.out_features, site.in_features // scheme.group if scheme.group > 0 else 1
 
 
-def _product_faults(
+def product_faults(
     kernel: type[QuantKernel],
     scheme: QuantScheme,
     site: LinearSite,
     weight: CanonicalWeight,
     parts: Parts,
 ) -> list[str]:
+    """Where a kernel's products are beyond their limit; [] = nowhere."""
     generator = torch.Generator().manual_seed(1)
     limit = FROBENIUS["linear_4bit" if not scheme.activation else "linear_8bit"]
     dense, faults = dequantized(scheme, weight), []

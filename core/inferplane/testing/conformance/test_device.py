@@ -27,6 +27,7 @@ if find_spec("torch") is not None:  # parts of a torch device; a narrow plugin h
         TestAllocator,
         TestAttention,
         TestKVStore,
+        TestMatrix,
         TestOps,
         TestQuantKernels,
     )

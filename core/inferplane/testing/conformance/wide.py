@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from inferplane.testing.conformance.allocator import AllocatorConformance
 from inferplane.testing.conformance.attention import AttentionConformance
+from inferplane.testing.conformance.cells import MatrixConformance
 from inferplane.testing.conformance.kv import KVStoreConformance
 from inferplane.testing.conformance.ops import OpsConformance
 from inferplane.testing.conformance.quantization import QuantKernelConformance
 
-__all__ = ["TestAllocator", "TestAttention", "TestKVStore", "TestOps", "TestQuantKernels"]
+__all__ = [
+    "TestAllocator",
+    "TestAttention",
+    "TestKVStore",
+    "TestMatrix",
+    "TestOps",
+    "TestQuantKernels",
+]
 
 
 class TestOps(OpsConformance):
@@ -28,4 +36,8 @@ class TestKVStore(KVStoreConformance):
 
 
 class TestAllocator(AllocatorConformance):
+    """L3."""
+
+
+class TestMatrix(MatrixConformance):
     """L3."""
