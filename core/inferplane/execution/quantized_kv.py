@@ -42,8 +42,8 @@ class QuantizedRows:
         num_codes = size * heads * dim
         blocks = buffer.view(-1, size * heads * row_bytes(dim))
         return cls(
-            blocks[:, :num_codes].view(torch.int8).unflatten(1, shape),
-            blocks[:, num_codes:].view(torch.bfloat16).unflatten(1, (size, heads)),
+            torch.unflatten(blocks[:, :num_codes].view(torch.int8), 1, shape),
+            torch.unflatten(blocks[:, num_codes:].view(torch.bfloat16), 1, (size, heads)),
             kind,
         )
 

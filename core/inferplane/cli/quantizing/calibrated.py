@@ -6,7 +6,6 @@ Of its own because the library replaces functions of others on import, and reads
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from inferplane.config import current_environment
 from inferplane.errors import ConfigError, InferplaneError
 
 __all__ = ["METHODS", "check_library", "group_size", "run_gptqmodel"]
@@ -63,7 +63,7 @@ def run_gptqmodel(
         task.write_text(json.dumps(told))
         command = [sys.executable, "-m", "inferplane.cli.quantizing.gptqmodel_process", str(task)]
         # A child's environment; this process's stays as it is.
-        environment = {_WORKERS: "2", **os.environ}
+        environment = {_WORKERS: "2", **current_environment()}
         done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
         raise InferplaneError(

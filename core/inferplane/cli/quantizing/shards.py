@@ -59,7 +59,7 @@ class ShardWriter:
         if len(self._files) == 1:
             self._part(0).rename(self._folder / "model.safetensors")
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, names in enumerate(self._files):
             final = f"model-{number + 1:05d}-of-{len(self._files):05d}.safetensors"
             self._part(number).rename(self._folder / final)
