@@ -32,7 +32,6 @@ from inferplane.server.prompts import Prompt, check_characters, check_length, en
 from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_model_bounds, sampling_params
 from inferplane.server.schema.ollama import chat_structure, generate_structure
-from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.report import Report
 from inferplane.server.schema.tools import ToolUse, check_tools
 
@@ -46,15 +45,13 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
 
     async def chat(request: Request) -> Response:
         async def answer(asked: Asked, serving: Serving) -> Response:
-            fields, names = chat_fields(asked.found), names_of("messages")
-            return await _answer(context, asked, serving, fields, names)
+            return await _answer(context, asked, serving, chat=True)
 
         return await handle_json(context, chat_table, request, _check_chat, answer)
 
     async def generate(request: Request) -> Response:
         async def answer(asked: Asked, serving: Serving) -> Response:
-            fields, names = generate_fields(asked.found), names_of("prompt")
-            return await _answer(context, asked, serving, fields, names)
+            return await _answer(context, asked, serving, chat=False)
 
         return await handle_json(context, generate_table, request, _check, answer)
 
@@ -75,17 +72,15 @@ def _check_chat(found: Mapping[str, Any], report: Report) -> None:
 
 
 async def _answer(
-    context: ServerContext,
-    asked: Asked,
-    serving: Serving,
-    fields: Mapping[str, Any],
-    names: Renaming,
+    context: ServerContext, asked: Asked, serving: Serving, *, chat: bool
 ) -> Response:
     found = asked.found
+    fields = chat_fields(found) if chat else generate_fields(found)
+    names = names_of("messages" if chat else "prompt")
     asked = replace(asked, found={"stream": True, **found})
     check_context(found, serving.info.max_model_len, asked.report)
     wanted = TokenNames(serving.model.tokenizer) if found.get("logprobs") else None
-    form = OllamaForm(asked.model_name, names.param("messages") == "messages", wanted)
+    form = OllamaForm(asked.model_name, chat, wanted)
     if wants_load(found):
         headers = answer_headers(context, asked)
         body = loaded(form, "unload" if found.get("keep_alive") in (0, "0") else "load")
