@@ -34,13 +34,15 @@ def build_app() -> App:
         "serve": "Serve a model over HTTP (OpenAI API).",
         "chat": "Talk to a model in the terminal.",
         "generate": "Continue one text and print it.",
-        "inspect": "Show what a model is, how it is read and what would serve it.",
         "quantize": "Write a model with fewer bits a weight.",
+        "inspect": "Show what a model is, how it is read and what would serve it.",
+        "run-batch": "Answer a file of requests.",
         "doctor": "Check this machine and print a fix for each fault.",
         "matrix": "Show which device does what, and what that is known from.",
     }
     for verb, help_text in verbs.items():
-        app.command(f"inferplane.cli.{verb}:{verb}", name=verb, help=help_text)
+        module = verb.replace("-", "_")
+        app.command(f"inferplane.cli.{module}:{module}", name=verb, help=help_text)
     groups = {
         "plugins": (
             "Hardware plugins.",

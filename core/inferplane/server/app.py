@@ -26,6 +26,7 @@ class App(Starlette):
         super().__init__(lifespan=lambda _: _lifespan(context))
         self.context = context
         self.gate = GatedRouter(_built_in_routes(context), context.keys, shares_of(context))
+        context.gate = self.gate
         self.door = FrontDoor(self.gate, rules_of(context), _on_end(context), context.note_failure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

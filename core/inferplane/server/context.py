@@ -22,7 +22,9 @@ from inferplane.server.errors import ApiError, Problem
 from inferplane.server.lifecycle import Lifecycle
 from inferplane.server.limits import Limits
 from inferplane.server.metrics import Metrics
+from inferplane.server.routing import GatedRouter
 from inferplane.server.served_model import ServedModel, load_served_model
+from inferplane.server.stored.files import StoredFiles
 from inferplane.server.stored.state import State
 from inferplane.server.tracing import Tracing
 
@@ -102,12 +104,25 @@ class ServerContext:
         self.state = State(settings.state, self.logger)
         self.tasks: set[asyncio.Task[None]] = set()
         """Work that outlives its request; ended with the server."""
+        self.on_start: list[Callable[[], object]] = []
+        """Called once the event loop runs."""
+        self.gate: GatedRouter | None = None
+        """The routes, once they are put together."""
+        limits = self.limits
+        self.files = StoredFiles(self.state, limits.files, limits.files_bytes)
         self._model: asyncio.Task[ServedModel] | None = None
         self._grammars: GrammarCompiler | None = None
 
     def start(self, load: Callable[[ServeSettings], ServedModel] = load_served_model) -> None:
         """Begin to load the model's front-end part, beside the event loop."""
         self._model = asyncio.create_task(asyncio.to_thread(load, self.settings))
+        for begin in self.on_start:
+            begin()
+
+    def inner_gate(self) -> GatedRouter:
+        """The routes, for requests that come from inside."""
+        assert self.gate is not None
+        return self.gate
 
     async def model(self) -> ServedModel:
         """The front-end part; raises what loading it raised."""

@@ -84,6 +84,8 @@ CODES: Mapping[str, CodeInfo] = {
     "model_not_found": CodeInfo(404),
     "adapter_not_found": CodeInfo(404),
     "response_not_found": CodeInfo(404),
+    "file_not_found": CodeInfo(404),
+    "batch_not_found": CodeInfo(404),
     "method_not_allowed": CodeInfo(405),
     "request_timeout": CodeInfo(408, 1, True),
     "conflict": CodeInfo(409, 1, False),

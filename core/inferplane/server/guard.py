@@ -23,6 +23,8 @@ __all__ = ["Guard", "GuardedProtocol"]
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _BODY_SLACK_BYTES = 64 * 1024
+_UPLOADS = "/v1/files"
+"""Where bodies may be as large as files."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._field_bytes = 0
         self._body_bytes = 0
+        self._most_bytes = 0
         self._body_began = self._body_last = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -143,6 +146,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._requests += 1
         self._in_body = True
         self._body_bytes = 0
+        upload = path == _UPLOADS
+        self._most_bytes = self.limits.file_bytes if upload else self.limits.body_bytes
         self._body_began = self._body_last = self.loop.time()
         super().on_headers_complete()
         if self._requests >= self.limits.requests_per_connection:
@@ -153,7 +158,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Bound what is read although nobody may want it."""
         self._body_bytes += len(body)
         self._body_last = self.loop.time()
-        if self._body_bytes > self.limits.body_bytes + _BODY_SLACK_BYTES:
+        if self._body_bytes > self._most_bytes + _BODY_SLACK_BYTES:
             self.guard.on_refusal("body_too_large")
             self.transport.close()
             return

@@ -54,3 +54,12 @@ class Limits:
     """For each key, like the next."""
     stored_bytes: int = 64 * _MIB
     stored_s: float = 3600.0
+    file_bytes: int = 64 * _MIB
+    files: int = 1000
+    """For each key, like the next."""
+    files_bytes: int = 1024 * _MIB
+    batches: int = 8
+    """Under way, for each key."""
+    batch_lines: int = 50_000
+    batch_at_once: int = 16
+    """Lines under way, of all batches."""

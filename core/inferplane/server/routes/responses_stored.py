@@ -12,7 +12,7 @@ from inferplane.server.answers.frames import encode
 from inferplane.server.errors import ApiError
 from inferplane.server.routes.responses_background import BackgroundRuns, FollowStream
 from inferplane.server.routing import ScopedRoute
-from inferplane.server.schema.query import query_choice, query_flag, query_whole
+from inferplane.server.schema.query import page_of, query_choice, query_flag, query_whole
 from inferplane.server.stored.responses import StoredResponse, StoredResponses
 
 __all__ = ["stored_routes"]
@@ -98,26 +98,8 @@ class _Room:
     async def input_items(self, request: Request) -> Response:
         """One page of what the model was given, the newest first unless `order` says otherwise."""
         owner, id = _asked(request)
-        limit = query_whole(request, "limit", 1, _PAGE) or 20
-        order = query_choice(request, "order", ("asc", "desc")) or "desc"
         items = (await self._found(owner, id)).items
-        if order == "desc":
-            items = items[::-1]
-        if (after := request.query_params.get("after")) is not None:
-            places = [index for index, one in enumerate(items) if one.get("id") == after]
-            if not places:
-                raise ApiError.of("unknown_value", "after is no item of this answer", "after")
-            items = items[places[0] + 1 :]
-        page = items[:limit]
-        return _json(
-            {
-                "object": "list",
-                "data": page,
-                "first_id": page[0]["id"] if page else None,
-                "last_id": page[-1]["id"] if page else None,
-                "has_more": len(items) > limit,
-            }
-        )
+        return _json(page_of(request, items[::-1], 20, _PAGE))
 
     async def _found(self, owner: str, id: str) -> StoredResponse:
         found = await self.stored.get(owner, id)
