@@ -24,6 +24,7 @@ from inferplane.launch import LaunchPlan
 from inferplane.layers.build import AttentionSite, Builder
 from inferplane.loading import WeightTable, dummy_weights, iterate_weights
 from inferplane.model_config import read_model_config
+from inferplane.models.choice import choose_model
 from inferplane.ops.bind import Binder
 
 __all__ = ["LoadedModel", "load_model"]
@@ -59,7 +60,8 @@ def load_model(
     config = read_model_config(checkpoint, context.config.dtype, context.config.quantization)
     catalogue, labels = plan.catalogue(), plan.labels()
     binder = Binder(catalogue, labels, context.caps, context.config)
-    architecture = catalogue["models"].get(config.architecture, labels).load()
+    architecture, choice = choose_model(catalogue, config.architecture, labels)
+    binder.choices.append(choice)
     dtype = getattr(torch, config.dtype)
     world_size = communicator.world_size if communicator else 1
     with device.guard(), allocator.pool("weights"):

@@ -30,3 +30,4 @@ def register_models(register: Register) -> None:
     register("Qwen2ForCausalLM", "inferplane.models.qwen2:Qwen2")
     register("Qwen3ForCausalLM", "inferplane.models.qwen3:Qwen3")
     register("Qwen3MoeForCausalLM", "inferplane.models.qwen3_moe:Qwen3Moe")
+    register("*", "inferplane.models.transformers_decoder:TransformersDecoder")

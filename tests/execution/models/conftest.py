@@ -16,6 +16,7 @@ from inferplane.interfaces import Capabilities, EngineConfig
 from inferplane.layers.build import AttentionSite, Builder
 from inferplane.loading import iterate_weights
 from inferplane.model_config import ModelConfig, read_model_config
+from inferplane.models.choice import choose_model
 from inferplane.models.plugin import register_models
 from inferplane.ops.bind import Binder
 from inferplane.quantization.plugin import register_quantization_formats
@@ -80,7 +81,8 @@ class Loaded:
         catalogue = Catalogue([*builtins(), *lines])
         engine = EngineConfig(str(path), max_model_len=max_len)
         self.binder = Binder(catalogue, ("acme",), Capabilities(), engine)
-        kind = catalogue["models"].get(self.config.architecture).load()
+        kind: Any
+        kind, _ = choose_model(catalogue, self.config.architecture, ("acme",))
         runtime: Any = object()
         build = Builder(self.config, self.binder, getattr(torch, dtype), "cpu", runtime=runtime)
         self.model: Any = kind(self.config, build)

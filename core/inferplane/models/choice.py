@@ -1,0 +1,28 @@
+"""Which class computes an architecture: a registered one, else the one for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from inferplane.interfaces import Choice
+from inferplane.registry import Catalogue
+
+__all__ = ["OTHERS", "choose_model"]
+
+OTHERS = "*"
+"""Registered name of the class for architectures without an entry of their own."""
+
+
+def choose_model(
+    catalogue: Catalogue, architecture: str, labels: Sequence[str]
+) -> tuple[Any, Choice]:
+    """The Model class and why. Raises UnknownNameError listing the known where there is no other."""
+    models = catalogue["models"]
+    own = models.candidates(architecture, labels)
+    entry = own[0] if own else None
+    if entry is None:
+        others = models.candidates(OTHERS, labels)
+        entry = others[0] if others else models.get(architecture, labels)
+    kind = entry.load()
+    return kind, Choice("model", architecture, kind.__name__, entry.owner)
