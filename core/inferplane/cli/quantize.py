@@ -20,7 +20,6 @@ from inferplane.cli.terminal import megabytes
 from inferplane.config import ModelSettings
 from inferplane.errors import ConfigError
 from inferplane.settings import Resolved
-from inferplane.tokenization.tokenizer import load_tokenizer
 
 __all__ = ["quantize"]
 
@@ -77,6 +76,7 @@ def _check_source(checkpoint: Checkpoint) -> None:
 
 def _pieces(checkpoint: Checkpoint) -> list[list[int]]:
     from inferplane.cli.quantizing.perplexity import cut, sample_text  # the engine, as above
+    from inferplane.tokenization.tokenizer import load_tokenizer
 
     return cut(load_tokenizer(checkpoint).encode(sample_text(), add_special_tokens=True))
 
@@ -122,6 +122,7 @@ def _calibrate(
 ) -> None:
     from inferplane.cli.quantizing.perplexity import cut, sample_text  # torch, as above
     from inferplane.cli.quantizing.rounding import copy_dense, linear_inputs
+    from inferplane.tokenization.tokenizer import load_tokenizer
 
     text = sample_text() if calibration is None else calibration.read_text(encoding="utf-8")
     samples = cut(load_tokenizer(checkpoint).encode(text))
