@@ -6,9 +6,14 @@ holds empty packages of the same names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
 from inferplane.probing import Requirement
 
-__all__ = ["problem", "versions"]
+__all__ = ["problem", "trace", "versions"]
 
 _SOURCE = "the vendor's own package index (what PyPI holds under this name is empty)"
 REQUIRED = (
@@ -30,3 +35,12 @@ def problem() -> str:
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
     return {r.distribution: version for r in REQUIRED if (version := r.version())}
+
+
+def trace(module: Callable[..., Any], example: tuple[Any, ...], folder: Path) -> Any:
+    """A TorchScript module that runs `module` on a NeuronCore, compiled for the example's shapes.
+
+    Intermediate files go to `folder`. Raises whatever the compiler raises.
+    """
+    torch_neuronx = import_module("torch_neuronx")
+    return torch_neuronx.trace(module, example, compiler_workdir=str(folder))

@@ -1,20 +1,27 @@
-"""AWS Trainium and Inferentia: what is found here. This release serves nothing on them."""
+"""AWS Trainium and Inferentia: what is found on this machine, and what its programs can serve."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from inferplane.errors import DeviceUnavailableError
+from inferplane.errors import ConfigError
 from inferplane.interfaces import (
     Capabilities,
     Change,
     EngineConfig,
+    Executor,
     ModelShape,
     Platform,
     Probe,
+    SamplerCaps,
+    SchedulerLimits,
+    ShapePolicy,
+    Topology,
+    WorkerContext,
 )
 from inferplane.probing import pci_devices, read_text
+from inferplane.shapes import Rectangles
 from inferplane_neuron import _sdk
 
 __all__ = ["Neuron"]
@@ -28,6 +35,7 @@ _GENERATIONS = {
     "0x7565": "trn3",
 }
 """PCI device id -> generation; the vendor's network and disk functions are no chips."""
+_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _TOO_OLD = ("0x7064", "0x7065", "0x7066", "0x7067")
 """First generation (inf1): another SDK, which cannot run decoders."""
 
@@ -40,7 +48,7 @@ class Neuron(Platform):
         self._root = root
 
     def probe(self, env: Mapping[str, str]) -> Probe:
-        """Chips and driver first, then the Python stack. Score 0: `auto` must not choose it yet."""
+        """Chips and driver first, then the Python stack."""
         seen = pci_devices(self._root, _PCI_VENDOR)
         chips = [_GENERATIONS[device] for device in seen if device in _GENERATIONS]
         versions = _sdk.versions()
@@ -56,26 +64,74 @@ class Neuron(Platform):
             return Probe(False, reason, device_count=len(chips), arch=arch, versions=versions)
         return Probe(
             True,
-            f"{found}, torch-neuronx {versions['torch-neuronx']}; "
-            "this release detects it and cannot serve on it",
+            f"{found}, torch-neuronx {versions['torch-neuronx']}",
+            score=50,
             device_count=len(chips),
             arch=arch,
             versions=versions,
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """Facts of the family; everything a missing executor would have to obey stays off."""
-        return Capabilities(compute_dtypes=("bfloat16", "float32"))
+        """Prompts whole and alone; greedy on the device, every other draw by the core's sampler."""
+        return Capabilities(
+            compute_dtypes=("bfloat16", "float32"),
+            static_shapes=True,
+            limits=SchedulerLimits(max_prefill_seqs=1),
+            sampler=SamplerCaps(params=(), host_rows=True),
+        )
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
-        """Always refuses: there is no compiler behind the probe yet."""
-        raise DeviceUnavailableError(
-            "inferplane-neuron of this release only detects Trainium and Inferentia, it cannot run "
-            "a model on them; use --device cpu, or another device that `inferplane plugins list` "
-            "shows as usable"
+        """One KV region a request, and steps that hold a whole prompt."""
+        if model.architecture not in _ARCHITECTURES:
+            raise ConfigError(
+                f"neuron compiles {', '.join(_ARCHITECTURES)}, not {model.architecture}"
+            )
+        if model.quantization:
+            raise ConfigError(f"neuron serves no {model.quantization} checkpoints yet")
+        if config.tensor_parallel > 1:
+            raise ConfigError(f"neuron runs one core, not {config.tensor_parallel}")
+        changes = []
+        if config.block_size != config.max_model_len:
+            reason = "a request owns one region of KV"
+            changes.append(Change("block_size", config.max_model_len, reason))
+        if config.max_batched_tokens < config.max_model_len:
+            reason = "prompts are not cut into chunks, so a step must hold the longest"
+            changes.append(Change("max_batched_tokens", config.max_model_len, reason))
+        return tuple(changes)
+
+    def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
+        """A process of its own, since the runtime belongs to one."""
+        if config.tensor_parallel > 1:
+            raise ConfigError(f"neuron runs one core, not {config.tensor_parallel}")
+        return Topology(1, 1)
+
+    def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
+        """Few: each is a compilation of minutes. Sizes grow by four."""
+        seqs = config.max_num_seqs
+        return Rectangles(
+            decode_batches=_sizes(1, seqs),
+            prefill_batches=(1,),
+            queries=_sizes(32, config.max_model_len),
+            context_blocks=(seqs,),
+            max_tokens=max(seqs, config.max_model_len),
         )
+
+    def create_executor(self, context: WorkerContext) -> Executor:
+        from inferplane_neuron.executor import NeuronExecutor  # torch must not reach the planner
+        from inferplane_neuron.traced import TraceDriver  # likewise
+
+        return NeuronExecutor(context, TraceDriver())
+
+
+def _sizes(least: int, most: int) -> tuple[int, ...]:
+    """`least`, four times that, and so on; `most` is the last."""
+    sizes = []
+    while least < most:
+        sizes.append(least)
+        least *= 4
+    return (*sizes, most)
 
 
 def _driver_problem(root: Path, found: str, seen: tuple[str, ...]) -> str:

@@ -1,0 +1,197 @@
+"""Steps of compiled programs: a region of KV for each request, prompts alone, decodes together.
+
+B sequences of the bucket, L tokens of each, R sampled rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inferplane.checkpoint import open_checkpoint
+from inferplane.checkpoint.arrays import iterate_arrays
+from inferplane.errors import DeviceError, ModelError
+from inferplane.interfaces import (
+    Array,
+    Bucket,
+    Executor,
+    ExecutorStats,
+    KVPlan,
+    Progress,
+    StepBatch,
+    StepResult,
+    WorkerContext,
+)
+from inferplane.model_config import ModelConfig, read_model_config
+from inferplane.shapes import last_rows, pad, shape_of
+from inferplane_neuron.graph import DecoderGraph, check_config, weight_names
+from inferplane_neuron.programs import Driver, Programs
+
+__all__ = ["NeuronExecutor"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A step under way: the outputs are read when they are asked for."""
+
+    batch: StepBatch
+    ids: Tensor
+    logits: Tensor
+
+    def result(self) -> StepResult:
+        """Wait for the device. Raises DeviceError."""
+        batch = self.batch
+        try:
+            ids = self.ids.cpu().numpy()[batch.sampled]
+            logits = None
+            if batch.host_rows is not None:
+                rows = torch.from_numpy(batch.sampled[batch.host_rows])
+                logits = self.logits.cpu()[rows.long()].numpy()
+        except RuntimeError as error:
+            raise DeviceError(f"step {batch.step} failed: {error}") from error
+        failed = np.flatnonzero(ids < 0).astype(np.int32)
+        if batch.host_rows is not None:  # drawn on the host, which sees their logits
+            failed = np.setdiff1d(failed, batch.host_rows).astype(np.int32)
+        token_ids = np.maximum(ids, 0).astype(np.int32)[:, None]
+        return StepResult(token_ids, logits=logits, failed=failed if len(failed) else None)
+
+
+class NeuronExecutor(Executor):
+    """Greedy tokens are drawn in the program; other rows hand their logits to the host.
+
+    KV goes through the programs and comes back; a device's runtime aliases the two. A region is
+    written from its beginning by each new owner and never read beyond what was written, so
+    `StepBatch.zeroed` needs no work; blocks are never shared, so nothing is ever copied.
+    """
+
+    def __init__(self, context: WorkerContext, driver: Driver) -> None:
+        self._context = context
+        self._driver = driver
+        self._config: ModelConfig | None = None
+        self._weights: tuple[Tensor, ...] = ()
+        self._kv: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self._programs: Programs | None = None
+        self._real_tokens = self._padded_tokens = 0
+
+    def load(self, progress: Progress) -> None:
+        """Weights in the compute type, on the device. Raises ConfigError, ModelError."""
+        settings = self._context.config
+        checkpoint = open_checkpoint(Path(settings.model))
+        self._config = config = read_model_config(checkpoint, settings.dtype)
+        check_config(config)
+        dtype, names = getattr(torch, config.dtype), weight_names(config)
+        found: dict[str, Tensor] = {}
+        for name, array in iterate_arrays(checkpoint):
+            if name in names:
+                progress("load", len(found), len(names), name)
+                found[name] = torch.from_numpy(array).to(self._driver.torch_device, dtype)
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise ModelError(
+                f"{settings.model}: lacks {len(missing)} tensors, first {missing[0]!r}"
+            )
+        self._weights = tuple(found[name] for name in names)
+
+    def plan_kv(self) -> KVPlan:
+        """A region for each request the engine may run, and scratch."""
+        settings = self._context.config
+        return KVPlan(settings.max_num_seqs + 1, settings.max_model_len)
+
+    def start(self, plan: KVPlan, progress: Progress) -> None:
+        """Take the KV, then compile, or load, and run every bucket."""
+        config = self._config
+        assert config is not None, "load comes first"
+        shape = (config.num_layers, plan.num_blocks, plan.block_size, config.num_kv_heads)
+        dtype, device = getattr(torch, config.dtype), self._driver.torch_device
+        keys, values = (torch.zeros(*shape, config.head_dim, dtype=dtype, device=device),) * 2
+        self._kv = keys, values.clone()
+        graph = DecoderGraph(config, plan.block_size).eval()
+        self._programs = Programs(graph, self._driver, self._context.cache)
+        buckets = self._context.shapes.buckets()
+        for done, bucket in enumerate(buckets):
+            progress("warm_up", done, len(buckets), str(bucket))
+            inputs = self._inputs(_idle(bucket), bucket)
+            self._programs.prepare(bucket, inputs)
+            self._kv = _kv_of(self._programs.run(bucket, inputs))
+        self._programs.seal()
+        progress("warm_up", len(buckets), len(buckets), "ready")
+
+    def execute(self, batch: StepBatch) -> _Pending:
+        """Run the program of the step's bucket. Raises DeviceError."""
+        assert self._programs is not None, "start comes first"
+        bucket = self._context.shapes.select(shape_of(batch, self._context.config.max_model_len))
+        if bucket is None:
+            raise DeviceError(f"step {batch.step}: no bucket holds it, and nothing runs eagerly")
+        inputs = self._inputs(batch, bucket)
+        try:
+            with torch.no_grad():
+                outputs = self._programs.run(bucket, inputs)
+        except RuntimeError as error:
+            raise DeviceError(f"step {batch.step} failed: {error}") from error
+        self._kv = _kv_of(outputs)
+        self._real_tokens += len(batch.token_ids)
+        self._padded_tokens += bucket.num_tokens
+        return _Pending(batch, outputs[0], outputs[1])
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._programs = None
+        self._weights = ()
+        self._kv = (torch.empty(0), torch.empty(0))
+
+    def stats(self) -> ExecutorStats:
+        """Counters of compilation and padding."""
+        if self._programs is None:
+            return ExecutorStats()
+        made = self._programs.stats()
+        return ExecutorStats(
+            compiles=made.compiles,
+            cache_hits=made.cache_hits,
+            compiles_after_start=made.compiles_after_start,
+            compile_seconds=made.compile_seconds,
+            real_tokens=self._real_tokens,
+            padded_tokens=self._padded_tokens,
+        )
+
+    def _inputs(self, batch: StepBatch, bucket: Bucket) -> tuple[Tensor, ...]:
+        padded = pad(batch, bucket, self._context.config.max_model_len)
+        rows = bucket.num_seqs, bucket.max_query
+        last = last_rows(padded, bucket) % bucket.max_query
+        arrays: tuple[Array, ...] = (
+            padded.token_ids.reshape(rows),
+            padded.positions.reshape(rows),
+            padded.slots[0].reshape(rows),
+            padded.block_tables[0][:, 0],
+            last.astype(np.int32),
+        )
+        tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+        moved = (tensor.to(self._driver.torch_device) for tensor in tensors)
+        return (*moved, *self._kv, *self._weights)
+
+
+def _kv_of(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of what DecoderGraph.forward returns."""
+    return outputs[2], outputs[3]
+
+
+def _idle(bucket: Bucket) -> StepBatch:
+    """One token of one sequence on scratch block 0."""
+    one, zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+    return StepBatch(
+        step=-1,
+        num_decodes=int(bucket.graph == "decode"),
+        token_ids=zero,
+        token_source=-one,
+        positions=zero,
+        query_start=np.array([0, 1], np.int32),
+        seq_lens=one,
+        lanes=-one,
+        block_tables=(np.zeros((1, 1), np.int32),),
+        slots=(zero,),
+        sampled=zero,
+    )

@@ -1,0 +1,47 @@
+"""What the Neuron platform asks of a configuration, and which programs it will compile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from inferplane.errors import ConfigError
+from inferplane.interfaces import EngineConfig, ModelShape, Probe, StepShape
+from inferplane_neuron.platform import Neuron
+
+MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
+PLATFORM = Neuron()
+CAPS = PLATFORM.capabilities(Probe(True, "", arch="trn2"), MODEL)
+
+
+def test_a_request_owns_a_region_and_a_step_holds_a_whole_prompt() -> None:
+    config = EngineConfig("m", max_model_len=1000, max_batched_tokens=96)
+    changes = {c.key: c.value for c in PLATFORM.resolve(config, CAPS, MODEL)}
+    assert changes == {"block_size": 1000, "max_batched_tokens": 1000}
+    settled = replace(config, block_size=1000, max_batched_tokens=1000)
+    assert PLATFORM.resolve(settled, CAPS, MODEL) == ()
+
+
+def test_what_the_graph_does_not_compute_is_refused_with_what_it_does() -> None:
+    with pytest.raises(ConfigError, match="compiles LlamaForCausalLM.*not Gemma3ForCausalLM"):
+        PLATFORM.resolve(EngineConfig("m"), CAPS, replace(MODEL, architecture="Gemma3ForCausalLM"))
+    with pytest.raises(ConfigError, match="no gptq checkpoints"):
+        PLATFORM.resolve(EngineConfig("m"), CAPS, replace(MODEL, quantization="gptq"))
+    with pytest.raises(ConfigError, match="one core, not 2"):
+        PLATFORM.topology(EngineConfig("m", tensor_parallel=2), CAPS)
+
+
+def test_buckets_are_few_and_prompts_come_alone() -> None:
+    policy = PLATFORM.shapes(EngineConfig("m", max_num_seqs=32, max_model_len=4096), CAPS)
+    assert len(policy.buckets()) == 9
+    assert CAPS.static_shapes and CAPS.limits.max_prefill_seqs == 1
+    assert not CAPS.limits.mix_prefill_decode and not CAPS.limits.chunked_prefill
+    prompt = StepShape(300, 1, 0, 300, 300, 1)
+    assert str(policy.select(prompt)) == "prefill-t512-s1-q512-b32-rect"
+    assert not policy.admits(StepShape(301, 2, 1, 300, 300, 2)), "mixed"
+    assert not policy.admits(StepShape(60, 2, 0, 30, 30, 2)), "two prompts"
+
+
+def test_greedy_is_the_device_s_and_every_other_draw_the_host_s() -> None:
+    assert CAPS.sampler.params == () and CAPS.sampler.host_rows
