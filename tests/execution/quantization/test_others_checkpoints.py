@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,12 +20,14 @@ COMPARE = Path(__file__).resolve().parents[2] / "assets" / "quantization" / "com
 
 
 @pytest.fixture(scope="module")
-def comparing() -> ModuleType:
+def comparing() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("compare_quantized", COMPARE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)  # where dataclasses look for their module
+        spec.loader.exec_module(module)
+        yield module
 
 
 def test_they_agree_with_the_tool_that_wrote_them(comparing: ModuleType) -> None:
