@@ -164,6 +164,7 @@ CASES = {
         {**TILED, "GROUP": 128, "BYTES": False},
         {**CODES, "codes_ptr": "*i32"},
         matrix=True,
+        only=("sm_90", "sm_100", "gfx950"),  # the other AMD parts spill up to 22 registers
     ),
     "int8 tiles of few rows, groups of 32": Case(
         "quantized:tile_codes",
