@@ -55,7 +55,10 @@ def running(system: System, chosen: argparse.Namespace) -> contextlib.AbstractCo
     """Its server, for the whole run; the URL."""
     port = free_port()
     command = system.server_command(str(chosen.model), port, MAX_MODEL_LEN)
-    return served(command, system.environment(chosen.threads), port)
+    environment = system.environment(chosen.threads)
+    if system.kind == "transformers":  # its list of models fails without a cache folder
+        environment["HF_HUB_CACHE"] = str(chosen.model.resolve().parent)
+    return served(command, environment, port)
 
 
 def measure(
@@ -66,7 +69,9 @@ def measure(
     found: list[dict[str, Any]],
 ) -> float:
     """One turn, warmed up by two requests; its goodput."""
-    figures = asyncio.run(_measure(url, body_for(system, chosen), workload, chosen))
+    # transformers lists what is cached, not what it serves
+    model = str(chosen.model) if system.kind == "transformers" else ""
+    figures = asyncio.run(_measure(url, model, body_for(system, chosen), workload, chosen))
     if figures["failed"]:
         raise SystemExit(f"{system.name}: {figures['failed']} failed: {figures['first_error']}")
     found.append(figures)
@@ -74,9 +79,9 @@ def measure(
 
 
 async def _measure(
-    url: str, body: Body, workload: Workload, chosen: argparse.Namespace
+    url: str, model: str, body: Body, workload: Workload, chosen: argparse.Namespace
 ) -> dict[str, Any]:
-    remote = await RemoteModel.connect(url)
+    remote = await RemoteModel.connect(url, model=model)
     try:
         first_two = Workload("warm-up", workload.prompts[:2])
         await run_open_loop(remote.http, remote.name, first_two, body)
