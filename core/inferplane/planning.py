@@ -15,10 +15,10 @@ from inferplane.checkpoint import open_checkpoint
 from inferplane.config import current_environment
 from inferplane.device_choice import choose_device
 from inferplane.errors import ConfigError, DeviceUnavailableError, InferplaneError
-from inferplane.interfaces import Capabilities, Platform, Probe, Topology
+from inferplane.interfaces import Capabilities, ModelShape, Platform, Probe, Topology
 from inferplane.launch import DeviceReport, LaunchPlan, LaunchSettings
 from inferplane.model_config import read_model_config
-from inferplane.model_tasks import choose_tasks
+from inferplane.model_tasks import TaskChoice, choose_tasks
 from inferplane.plugins import LoadedPlugin, Plugins, find_plugins
 from inferplane.registry import Entry
 from inferplane.settle import apply_changes, check_settings, core_changes
@@ -108,13 +108,7 @@ def make_plan(
     probe, platform = chosen.probe, platforms[chosen.name]
     assert probe is not None
     note("read the model")
-    checkpoint = open_checkpoint(Path(settings.config.model))
-    weight_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
-    model_config = read_model_config(checkpoint, quantization=settings.config.quantization)
-    tasks = choose_tasks(settings.task, model_config, checkpoint)
-    model = model_config.shape()
-    if tasks.max_tokens is not None:
-        model = replace(model, max_position=min(model.max_position, tasks.max_tokens))
+    model, tasks, weight_bytes = _read_model(settings)
     note(f"plan for device {chosen.name}")
     with _answers_of(chosen, "capabilities", trace) as told:
         caps = platform.capabilities(probe, model)
@@ -156,6 +150,18 @@ def make_plan(
         tasks=tasks.tasks,
         keeps_kv=tasks.keeps_kv,
     )
+
+
+def _read_model(settings: LaunchSettings) -> tuple[ModelShape, TaskChoice, int]:
+    """Its numbers, what is asked of it, and the bytes of its weights."""
+    checkpoint = open_checkpoint(Path(settings.config.model))
+    weight_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
+    config = read_model_config(checkpoint, quantization=settings.config.quantization)
+    tasks = choose_tasks(settings.task, config, checkpoint)
+    model = config.shape()
+    if tasks.max_tokens is not None:
+        model = replace(model, max_position=min(model.max_position, tasks.max_tokens))
+    return model, tasks, weight_bytes
 
 
 def _look(

@@ -17,7 +17,7 @@ OTHERS = "*"
 def choose_model(
     catalogue: Catalogue, architecture: str, labels: Sequence[str]
 ) -> tuple[Any, Choice]:
-    """The Model class and why. Raises UnknownNameError listing the known where there is no other."""
+    """The Model class and why. Raises UnknownNameError where there is none, listing the known."""
     models = catalogue["models"]
     own = models.candidates(architecture, labels)
     entry = own[0] if own else None
