@@ -37,6 +37,18 @@ def test_invariants_hold_under_faults_and_everybody_finishes_after_them(first):
     assert steps > PART * STEPS
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        65,  # a row in flight fails after its sequence gave way, on blocks it had adopted
+        72,  # a row of an earlier stay fails, and the sequence now stands on what it wrote
+    ],
+)
+def test_what_a_long_run_once_found_stays_repaired(seed):
+    report = simulate(seed, 1000)
+    assert report.failure is None, report.failure
+
+
 def test_a_run_can_be_done_again_byte_for_byte():
     first, second = simulate(11, 80), simulate(11, 80)
     assert first.digest == second.digest

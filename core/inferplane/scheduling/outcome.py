@@ -195,14 +195,24 @@ class Outcome:
         on_sand = [b for b in sequence.adopted if b in self.state.blocks.cache.index.pending]
         self._roll_back_adopters(sequence)
         if entry.run < sequence.valid_from:
+            if sequence.state is SequenceState.RUNNING:  # perhaps on what it wrote before
+                self._check_ground(sequence)
             return None
         sequence.placeholders -= entry.samples
-        if entry.run == sequence.run and on_sand:
-            sequence.adopts = False
-            self._roll_back(sequence)
+        if entry.run != sequence.run or on_sand:
+            self._draw_again(sequence)
             return None
         self._end(sequence, FinishReason.ERROR, "model_numerical_error")
         return SequenceEvent(sequence, [], row, FinishReason.ERROR, error="model_numerical_error")
+
+    def _draw_again(self, sequence: Sequence) -> None:
+        """Compute it alone. What it had adopted before it gave way is not known any more, so a row
+        of an earlier stay proves nothing against it."""
+        sequence.adopts = False
+        if sequence.state is SequenceState.RUNNING:
+            self._roll_back(sequence)
+        else:
+            self.state.forget_in_flight(sequence)
 
     def _roll_back_adopters(self, failed: Sequence) -> None:
         """Everybody who adopted a block of the failed one, and so on."""
