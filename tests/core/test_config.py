@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from inferplane.api_keys import read_key_file
 from inferplane.config import (
     ModelSettings,
     ServeSettings,
     cache_folder,
     check_variables,
     launch_settings,
-    read_key_file,
 )
 from inferplane.errors import ConfigError
 from inferplane.interfaces import EngineConfig

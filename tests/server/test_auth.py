@@ -6,7 +6,7 @@ import socket
 import pytest
 from starlette.datastructures import Headers
 
-from inferplane.config import ApiKey
+from inferplane.api_keys import ApiKey
 from inferplane.server.auth import Caller, KeyRing, cache_domain
 from inferplane.server.errors import ApiError
 from inferplane.server.key_file import KeyFile

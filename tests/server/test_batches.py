@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from inferplane.config import ApiKey
+from inferplane.api_keys import ApiKey
 from inferplane.server.batches.lines import read_lines
 from inferplane.server.limits import Limits
 

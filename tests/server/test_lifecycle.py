@@ -9,7 +9,7 @@ import sys
 import httpx2
 import pytest
 
-from inferplane.config import ApiKey
+from inferplane.api_keys import ApiKey
 from inferplane.errors import AddressError, ConfigError
 from inferplane.server.run import check_exposure, open_socket
 

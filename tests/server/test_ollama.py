@@ -288,7 +288,7 @@ def test_a_malformed_body_is_refused_in_the_dialects_shape(http, index):
 
 
 def test_without_its_key_the_answer_says_that_these_clients_send_none(start):
-    from inferplane.config import ApiKey
+    from inferplane.api_keys import ApiKey
 
     server = start(api_keys=(ApiKey("k", b"0" * 32, ("infer",)),))
     with server.client() as client:

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from inferplane.config import ApiKey
+from inferplane.api_keys import ApiKey
 from inferplane.request import FinishReason
 from inferplane.sampling_params import SamplingParams
 from inferplane.server.answers.chat_events import ChoiceReader

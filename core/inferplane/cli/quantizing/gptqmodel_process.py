@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
-
 __all__ = ["main"]
 
 
 def main(task: dict[str, Any]) -> None:
-    """Load, calibrate, save."""
+    """Load, calibrate, save. ImportError without the extra `quantize`."""
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # torch and more: only in here
+
     is_awq = task["method"] == "awq"
     config = QuantizeConfig(
         bits=4,

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 from inferplane.testing.simulation.runner import simulate
 
-__all__ = ["Tally", "run_campaign"]
+__all__ = ["Tally", "run_campaign", "run_slice"]
 
 _SLICE = 10
 """Seeds handed to a process at once."""
