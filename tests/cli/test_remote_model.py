@@ -124,15 +124,26 @@ def test_no_server_says_how_to_start_one() -> None:
         asyncio.run(connect())
 
 
-def test_events_end_at_done() -> None:
-    async def lines() -> AsyncIterator[str]:
-        for line in ("data: {}", "data: [DONE]", "data: never"):
+def events(*lines: str) -> list[object]:
+    async def arriving() -> AsyncIterator[str]:
+        for line in lines:
             yield line
 
     async def gather() -> list[object]:
-        return [event async for event in read_events(lines())]
+        return [event async for event in read_events(arriving())]
 
-    assert asyncio.run(gather()) == [{}]
+    return asyncio.run(gather())
+
+
+def test_events_end_at_done() -> None:
+    assert events("data: {}", "data: [DONE]", "data: never") == [{}]
+
+
+def test_events_may_end_after_a_finish_reason_and_not_before() -> None:
+    last = {"choices": [{"finish_reason": "stop"}]}
+    assert events(f"data: {json.dumps(last)}") == [last]
+    with pytest.raises(EngineError, match="before it was complete"):
+        events('data: {"choices": [{"finish_reason": null}]}')
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])

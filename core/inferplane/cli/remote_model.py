@@ -100,7 +100,10 @@ class RemoteModel:
 
 
 async def read_events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of an event stream, until [DONE]. Raises EngineError for an error frame."""
+    """The JSON objects of an event stream, until [DONE], or until an end after a finish reason,
+    which is how transformers closes. Raises EngineError for an error frame or a stream cut off.
+    """
+    finished = False
     async for line in lines:
         if not line.startswith("data:"):
             continue
@@ -111,8 +114,10 @@ async def read_events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]
         if "error" in event:
             error = event["error"]
             raise EngineError(str(error.get("code")), str(error.get("message")))
+        finished |= any(choice.get("finish_reason") for choice in event.get("choices", ()))
         yield event
-    raise EngineError("engine_dead", "the server's stream ended before it was complete")
+    if not finished:
+        raise EngineError("engine_dead", "the server's stream ended before it was complete")
 
 
 def _refusal(status: int, content: bytes) -> RequestError:
