@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from inferplane.checkpoint import open_checkpoint
 from inferplane.cli.app import run
-from inferplane.cli.quantizing import calibrated
-from inferplane.cli.quantizing.shards import ShardWriter
 from inferplane.llm import LLM
 from inferplane.loading import iterate_weights
 from inferplane.quantization.compressed_tensors import CompressedTensors
 from inferplane.quantization.reference import dequantize
 from inferplane.quantization.writing import METHODS
+from inferplane.quantizing import calibrated
+from inferplane.quantizing.shards import ShardWriter
 from inferplane.sampling_params import SamplingParams
 from inferplane.testing.tiny import write_tiny_model
 

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from inferplane.checkpoint import Checkpoint, open_checkpoint
 from inferplane.cli.flags import Given, resolve_given, with_settings
-from inferplane.cli.quantizing import calibrated
 from inferplane.cli.serve import fetch_model
 from inferplane.cli.terminal import megabytes
 from inferplane.config import ModelSettings
 from inferplane.errors import ConfigError
+from inferplane.quantizing import calibrated
 from inferplane.settings import Resolved
 
 __all__ = ["quantize"]
@@ -69,13 +69,13 @@ def quantize(
 
 
 def _check_source(checkpoint: Checkpoint) -> None:
-    from inferplane.cli.quantizing.rounding import check_source  # torch: seconds, 200 MB
+    from inferplane.quantizing.rounding import check_source  # torch: seconds, 200 MB
 
     check_source(checkpoint)
 
 
 def _pieces(checkpoint: Checkpoint) -> list[list[int]]:
-    from inferplane.cli.quantizing.perplexity import cut, sample_text  # the engine, as above
+    from inferplane.quantizing.perplexity import cut, sample_text  # the engine, as above
     from inferplane.tokenization.tokenizer import load_tokenizer
 
     return cut(load_tokenizer(checkpoint).encode(sample_text(), add_special_tokens=True))
@@ -84,7 +84,7 @@ def _pieces(checkpoint: Checkpoint) -> list[list[int]]:
 def _measured(model: str, pieces: Sequence[Sequence[int]], resolved: Resolved) -> float | None:
     if not pieces:
         return None
-    from inferplane.cli.quantizing.perplexity import measure_perplexity  # the engine, as above
+    from inferplane.quantizing.perplexity import measure_perplexity  # the engine, as above
 
     settings = resolved.of(ModelSettings)
     settings.pop("model")
@@ -105,7 +105,7 @@ def _write_whole(checkpoint: Checkpoint, out: Path, method: str, calibration: Pa
 
 
 def _round(checkpoint: Checkpoint, folder: Path, method: str) -> None:
-    from inferplane.cli.quantizing.rounding import write_rounded  # torch, as above
+    from inferplane.quantizing.rounding import write_rounded  # torch, as above
 
     with _bars() as bars:
         row = bars.add_task(method, total=None)
@@ -120,8 +120,8 @@ def _round(checkpoint: Checkpoint, folder: Path, method: str) -> None:
 def _calibrate(
     checkpoint: Checkpoint, folder: Path, scratch: Path, method: str, calibration: Path | None
 ) -> None:
-    from inferplane.cli.quantizing.perplexity import cut, sample_text  # torch, as above
-    from inferplane.cli.quantizing.rounding import copy_dense, linear_inputs
+    from inferplane.quantizing.perplexity import cut, sample_text  # torch, as above
+    from inferplane.quantizing.rounding import copy_dense, linear_inputs
     from inferplane.tokenization.tokenizer import load_tokenizer
 
     text = sample_text() if calibration is None else calibration.read_text(encoding="utf-8")

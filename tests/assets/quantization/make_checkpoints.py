@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-TEXT = Path(__file__).resolve().parents[3] / "core/inferplane/cli/quantizing/sample.txt"
+TEXT = Path(__file__).resolve().parents[3] / "core/inferplane/quantizing/sample.txt"
 TOKENS = 512
 CALIBRATION = 24
 GROUP = 64

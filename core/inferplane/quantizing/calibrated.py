@@ -61,7 +61,7 @@ def run_gptqmodel(
             "samples": [list(one) for one in samples],
         }
         task.write_text(json.dumps(told))
-        command = [sys.executable, "-m", "inferplane.cli.quantizing.gptqmodel_process", str(task)]
+        command = [sys.executable, "-m", "inferplane.quantizing.gptqmodel_process", str(task)]
         # A child's environment; this process's stays as it is.
         environment = {_WORKERS: "2", **current_environment()}
         done = subprocess.run(command, env=environment, check=False)

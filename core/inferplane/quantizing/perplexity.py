@@ -17,7 +17,7 @@ PIECE_TOKENS = 256
 
 def sample_text() -> str:
     """The packaged text: prose, dialogue, a recipe, some code, about 1,300 tokens."""
-    packaged = resources.files("inferplane.cli.quantizing").joinpath("sample.txt")
+    packaged = resources.files("inferplane.quantizing").joinpath("sample.txt")
     return packaged.read_text(encoding="utf-8")
 
 

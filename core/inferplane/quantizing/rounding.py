@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from inferplane.checkpoint import Checkpoint
-from inferplane.cli.quantizing.description import write_description
-from inferplane.cli.quantizing.shards import ShardWriter
 from inferplane.errors import ConfigError
 from inferplane.loading import iterate_weights
 from inferplane.loading.gguf import hugging_face_names
 from inferplane.quantization.writing import compressed_config, compressed_layer
+from inferplane.quantizing.description import write_description
+from inferplane.quantizing.shards import ShardWriter
 
 __all__ = ["Progress", "check_source", "copy_dense", "linear_inputs", "write_rounded"]
 

@@ -1,1 +1,0 @@
-"""`inferplane quantize`, part by part."""

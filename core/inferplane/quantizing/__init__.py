@@ -1,0 +1,1 @@
+"""Writes quantised checkpoints from others; loads torch and, for perplexity, an engine."""
