@@ -77,7 +77,7 @@ def responses_structure(limits: Limits) -> Structure:
 
 def metadata_field() -> Field:
     """Labels that are stored and told again."""
-    pairs = MapOf(r"(?s).{1,64}", "of 1 to 64 characters", Text(0, 512), 16)
+    pairs = MapOf(r"[\s\S]{1,64}", "of 1 to 64 characters", Text(0, 512), 16)
     return Field("metadata", pairs, "Labels, kept with the answer.")
 
 
