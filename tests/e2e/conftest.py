@@ -1,12 +1,10 @@
 import asyncio
 import json
 import os
-import select
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from os import close, pidfd_open
 from pathlib import Path
 
 import pytest
@@ -78,25 +76,6 @@ def wait_for() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
         while not await condition():
             await asyncio.sleep(0)
-
-    return wait
-
-
-@pytest.fixture
-def wait_gone() -> Callable[[int], None]:
-    """Block until a process, not necessarily our child, has ended."""
-
-    def wait(pid: int) -> None:
-        try:
-            fd = pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            poll.poll()
-        finally:
-            close(fd)
 
     return wait
 

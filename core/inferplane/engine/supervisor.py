@@ -12,7 +12,7 @@ from inferplane.engine.child import EngineChild
 from inferplane.engine.messages import EngineInfo, Failed, FromEngine, Progressed, Ready, Shutdown
 from inferplane.engine.recovery import CrashBudget
 from inferplane.engine.status import EngineStatus
-from inferplane.engine.watchdog import Patience, is_stopped
+from inferplane.engine.watchdog import Patience, WakingTime, is_stopped
 from inferplane.errors import (
     CapacityError,
     ConfigError,
@@ -28,6 +28,8 @@ _ERRORS: dict[int, type[InferplaneError]] = {
     error.exit_code: error for error in (ConfigError, DeviceUnavailableError, CapacityError)
 }
 _WATCH_S = 1.0
+_BREAK_S = 5.0
+"""A watch that comes so late was stopped itself, not slow."""
 _FAREWELL_S = 5.0
 
 
@@ -75,12 +77,13 @@ class Supervisor:
     async def watch(self, tell_alive: Callable[[], None]) -> None:
         """Once a second: see whether a ready engine turns, and call `tell_alive`."""
         status = self.status
+        awake = WakingTime(_BREAK_S, time.monotonic())
         while True:
             await asyncio.sleep(_WATCH_S)
             if self.child is None or status.phase not in ("ready", "draining"):
                 status.tick_age_s, status.stalled = 0.0, False
                 continue
-            age = status.tick_age_s = self.child.tick_age_s
+            age = status.tick_age_s = awake.of(self.child.tick_age_s, time.monotonic())
             status.stalled = age > self.patience.stalled_s
             stopped = status.stalled and is_stopped(self.child.pid)
             if stopped or age > self.patience.hopeless_s:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 
-__all__ = ["Patience", "Tick", "is_stopped"]
+__all__ = ["Patience", "Tick", "WakingTime", "is_stopped"]
 
 _TIME = struct.Struct("<d")
 
@@ -32,6 +32,25 @@ def is_stopped(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.NoSuchProcess:
         return False
+
+
+class WakingTime:
+    """Since when the watcher itself has been running without a break.
+
+    What stops this process, a debugger or a paused machine, stops the engine too: a silence during
+    such a break says nothing about the engine.
+    """
+
+    def __init__(self, break_s: float, now_s: float) -> None:
+        self.break_s = break_s
+        self._since_s = self._seen_s = now_s
+
+    def of(self, age_s: float, now_s: float) -> float:
+        """The part of a silence of `age_s` that this process was awake to hear; looked at often."""
+        if now_s - self._seen_s > self.break_s:
+            self._since_s = now_s
+        self._seen_s = now_s
+        return min(age_s, now_s - self._since_s)
 
 
 class Tick:

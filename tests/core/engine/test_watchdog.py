@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from inferplane.engine.watchdog import Tick
+from inferplane.engine.watchdog import Tick, WakingTime
 
 BEAT = "import sys; from inferplane.engine.watchdog import Tick; Tick(int(sys.argv[1])).beat()"
 
@@ -27,3 +27,16 @@ def test_closing_gives_the_descriptor_back() -> None:
     except OSError:
         return
     raise AssertionError("the descriptor is still open")
+
+
+def test_a_silence_counts_while_the_watcher_is_awake() -> None:
+    awake = WakingTime(break_s=5.0, now_s=100.0)
+    assert [awake.of(age, 100.0 + age) for age in (1.0, 2.0, 6.0, 10.0)] == [1.0, 2.0, 6.0, 10.0]
+
+
+def test_what_stopped_the_watcher_too_is_no_silence_of_the_engine() -> None:
+    awake = WakingTime(break_s=5.0, now_s=100.0)
+    assert awake.of(1.0, 101.0) == 1.0
+    assert awake.of(901.0, 1001.0) == 0.0
+    assert awake.of(903.0, 1003.0) == 2.0
+    assert awake.of(0.5, 1004.0) == 0.5

@@ -1,3 +1,5 @@
+"""Fixtures that several packages' tests share."""
+
 import select
 from collections.abc import Callable
 from os import close, pidfd_open
@@ -7,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def wait_gone() -> Callable[[int], None]:
-    """Block until a process has ended."""
+    """Block until a process, not necessarily our child, has ended."""
 
     def wait(pid: int) -> None:
         try:
