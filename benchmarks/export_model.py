@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from inferplane.catalogue import resolve_model
 from inferplane.checkpoint import open_checkpoint
-from inferplane.quantizing.description import write_description
 from inferplane.config import DEFAULT_MODEL
 from inferplane.loading import iterate_weights
+from inferplane.quantizing.description import write_description
 
 
 def main() -> None:

@@ -1,24 +1,30 @@
-"""How each system is started in its own environment, offline and as a server."""
+"""How each system is started in its own environment, offline and as a server.
+
+A server whose turn it is not is stopped, whole: idle threads of some spin, and share the cores.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from inferplane.cli.bench.workloads import Workload
 
-__all__ = ["OfflinePeer", "PeerFailedError", "System", "free_port", "served"]
+__all__ = ["OfflinePeer", "PeerFailedError", "Served", "System", "alone", "free_port", "served"]
 
 _DRIVERS = Path(__file__).parent / "drivers"
 _START_S = 600.0
@@ -135,15 +141,50 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running server."""
+
+    url: str
+    pid: int
+
+    def stop(self) -> None:
+        """Halt it and all its processes; requests wait."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        server = psutil.Process(self.pid)
+        for process in (*server.children(recursive=True), server):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
 @contextlib.contextmanager
-def served(command: Sequence[str], environment: dict[str, str], port: int) -> Iterator[str]:
-    """A server for the duration of a block; yields its URL once /v1/models answers."""
+def alone(served_now: Served, others: Iterable[Served]) -> Iterator[None]:
+    """Only `served_now` runs for the duration of a block; all run after it."""
+    halted = [server for server in others if server is not served_now]
+    for server in halted:
+        server.stop()
+    try:
+        yield
+    finally:
+        for server in halted:
+            server.go_on()
+
+
+@contextlib.contextmanager
+def served(command: Sequence[str], environment: dict[str, str], port: int) -> Iterator[Served]:
+    """A server for the duration of a block, once /health answers."""
     quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
     process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_answering(process, url)
-        yield url
+        yield Served(url, process.pid)
     finally:
         process.terminate()
         try:

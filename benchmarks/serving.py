@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from interleaved import Comparison, Report, in_turns, read_gb_per_s
 from offline import arguments_of, systems
-from peers import System, free_port, served
+from peers import Served, System, alone, free_port, served
 from tokenizers import Tokenizer
 
 from inferplane.cli.bench.figures import summarise
@@ -31,15 +32,15 @@ def main() -> None:
     report = Report({name: system.python for name, system in contestants.items()})
     report.probes_gb_per_s.append(read_gb_per_s())
     with contextlib.ExitStack() as servers:
-        urls = {
-            name: servers.enter_context(running(system, chosen))
+        running = {
+            name: servers.enter_context(start(system, chosen))
             for name, system in contestants.items()
         }
         for rate in (float(text) for text in chosen.rates.split(",")):
             workload = online(chosen.requests, rate, longest=chosen.longest)
             runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
             timed = {
-                name: partial(measure, system, urls[name], chosen, workload, runs[name])
+                name: partial(measure, system, running, chosen, workload, runs[name])
                 for name, system in contestants.items()
             }
             goodput = in_turns(timed, chosen.turns, warm_ups=0)
@@ -51,8 +52,8 @@ def main() -> None:
         report.write(chosen.output)
 
 
-def running(system: System, chosen: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
-    """Its server, for the whole run; the URL."""
+def start(system: System, chosen: argparse.Namespace) -> contextlib.AbstractContextManager[Served]:
+    """Its server, for the whole run."""
     port = free_port()
     command = system.server_command(str(chosen.model), port, MAX_MODEL_LEN)
     environment = system.environment(chosen.threads)
@@ -63,15 +64,18 @@ def running(system: System, chosen: argparse.Namespace) -> contextlib.AbstractCo
 
 def measure(
     system: System,
-    url: str,
+    running: Mapping[str, Served],
     chosen: argparse.Namespace,
     workload: Workload,
     found: list[dict[str, Any]],
 ) -> float:
-    """One turn, warmed up by two requests; its goodput."""
+    """One turn, the other servers halted, warmed up by two requests; its goodput."""
+    server = running[system.name]
     # transformers lists what is cached, not what it serves
     model = str(chosen.model) if system.kind == "transformers" else ""
-    figures = asyncio.run(_measure(url, model, body_for(system, chosen), workload, chosen))
+    body = body_for(system, chosen)
+    with alone(server, running.values()):
+        figures = asyncio.run(_measure(server.url, model, body, workload, chosen))
     if figures["failed"]:
         raise SystemExit(f"{system.name}: {figures['failed']} failed: {figures['first_error']}")
     found.append(figures)
