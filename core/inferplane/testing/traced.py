@@ -4,7 +4,7 @@ and a guard that notes every hidden wait for the device. Needs torch; no acceler
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inferplane.errors import DeviceError
 from inferplane.interfaces import Bucket, ExecutorStats, GraphCompiler, StepFunction
+from inferplane.testing.traced_device import TracedDevice
 
 __all__ = ["TracedCompiler", "sync_guard"]
 
@@ -42,9 +43,12 @@ class TracedCompiler(GraphCompiler):
     """
 
     def __init__(self) -> None:
-        self.graphs = 0
-        self._sealed = False
-        self._after_seal = 0
+        self._device = TracedDevice(aliased=False)
+
+    @property
+    def graphs(self) -> int:
+        """Programs made so far."""
+        return len(self._device.graphs)
 
     def compile(
         self,
@@ -55,9 +59,7 @@ class TracedCompiler(GraphCompiler):
     ) -> StepFunction:
         """Trace `fn` on the first call; later calls must look like `example`."""
         expected = _signature(example)
-        run = torch.compile(
-            lambda inputs: fn(kv, inputs), backend=self._backend, fullgraph=True, dynamic=False
-        )
+        run = self._device.compile(lambda inputs: fn(kv, inputs))
 
         def program(kv: Mapping[str, object], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             if _signature(inputs) != expected:
@@ -71,19 +73,11 @@ class TracedCompiler(GraphCompiler):
 
     def seal(self) -> None:
         """Compiling is an event from now on."""
-        self._sealed = True
+        self._device.seal()
 
     def stats(self) -> ExecutorStats:
         """Programs made, in all and after `seal`."""
-        return ExecutorStats(compiles=self.graphs, compiles_after_start=self._after_seal)
-
-    def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        if any(isinstance(value, torch.SymInt) for value in inputs):
-            raise DeviceError("a dynamic dimension reached the device")
-        self.graphs += 1
-        self._after_seal += self._sealed
-        forward: Callable[..., Any] = module.forward
-        return forward
+        return ExecutorStats(compiles=self.graphs, compiles_after_start=self._device.after_seal)
 
 
 @contextmanager
