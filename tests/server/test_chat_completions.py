@@ -161,6 +161,7 @@ def test_unknown_fields_are_noticed_with_the_nearest_name_and_refused_when_stric
     strict = http.post(PATH, json=body, headers={"x-inferplane-strict": "1"})
     assert strict.status_code == 400
     assert {p["param"] for p in strict.json()["error"]["problems"]} == {
+        "model",
         "temprature",
         "zzz",
         "messages.0.contnt",

@@ -16,12 +16,13 @@ from inferplane.server.generation import Generation, Order
 from inferplane.server.handling import Asked
 from inferplane.server.prompts import Prompt, check_length, encode, truncated
 from inferplane.server.sampling import check_model_bounds, sampling_params
+from inferplane.server.schema.report import Report
 from inferplane.server.schema.tools import ToolUse, tool_use
 from inferplane.server.served_model import ServedModel
 from inferplane.server.tools.formats import Format, format_named
 from inferplane.server.tools.stream import OutputParser, begins_thinking
 
-__all__ = ["ChatOrder", "prepare_chat"]
+__all__ = ["ChatOrder", "count_chat", "prepare_chat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,19 @@ async def prepare_chat(
     )
     reader = _reader(row, use, text, found.get("include_reasoning", True))
     return ChatOrder(Generation(context, serving, order), reader)
+
+
+async def count_chat(context: ServerContext, found: Mapping[str, Any], report: Report) -> int:
+    """Tokens of a chat's prompt, by the tokenizer alone.
+
+    `found` as in `prepare_chat`. Raises ApiError or RequestError with those names.
+    """
+    model = await context.model()
+    info = context.engine.info
+    max_len = context.settings.launch.config.max_model_len if info is None else info.max_model_len
+    text = await chat_text(model, found, context.limits, max_len, report)
+    report.raise_problems()
+    return len(await encode(model, text, False))
 
 
 def _format(model: ServedModel, use: ToolUse) -> Format:

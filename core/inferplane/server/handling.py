@@ -105,6 +105,8 @@ async def ask(
     request.scope["state"]["began"] = time.monotonic()
     strict = context.settings.strict or request.headers.get("x-inferplane-strict") == "1"
     found, report = check_body(structure, body, strict=strict)
+    if strict and "model" in structure.fields and body.get("model") is None:
+        report.wrong("missing_field", "model", "model is missing", "strict mode is on")
     check(found, report)
     report.raise_problems()
     return Asked(request, found, report, context.card.resolve(found.get("model")))

@@ -12,14 +12,12 @@ from starlette.responses import Response
 from inferplane.errors import RequestError
 from inferplane.server.answers.frames import encode as to_json
 from inferplane.server.answers.messages import MessagesAnswer
-from inferplane.server.chat_order import ChatOrder, prepare_chat
+from inferplane.server.chat_order import ChatOrder, count_chat, prepare_chat
 from inferplane.server.context import ServerContext, Serving
-from inferplane.server.conversation import chat_text
 from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
 from inferplane.server.handling import Asked, Check, answer_headers, ask, finish, handle_json
 from inferplane.server.messages_chat import ChatForm, chat_form
-from inferplane.server.prompts import encode
 from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_sampling
 from inferplane.server.schema.messages import count_tokens_structure, messages_structure
@@ -117,14 +115,9 @@ async def _answer(
 
 async def _count(context: ServerContext, asked: Asked, form: ChatForm) -> int:
     """Tokens of the prompt, by the tokenizer alone."""
-    model = await context.model()
-    info = context.engine.info
-    max_len = context.settings.launch.config.max_model_len if info is None else info.max_model_len
     try:
-        text = await chat_text(model, form.fields, context.limits, max_len, asked.report)
-        asked.report.raise_problems()
+        return await count_chat(context, form.fields, asked.report)
     except (ApiError, RequestError) as error:
         raise form.names.error(error) from None
     finally:
         form.names.notices(asked.report)
-    return len(await encode(model, text, False))

@@ -1,4 +1,4 @@
-"""POST /v1/responses."""
+"""POST /v1/responses and what its prompt would measure: /v1/responses/input_tokens."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inferplane.errors import RequestError
+from inferplane.server.answers.frames import encode
 from inferplane.server.answers.logprobs import TokenNames
 from inferplane.server.answers.responses import ResponseAnswer, response_head
 from inferplane.server.answers.responses_items import ItemWriter
-from inferplane.server.chat_order import ChatOrder, prepare_chat
+from inferplane.server.chat_order import ChatOrder, count_chat, prepare_chat
 from inferplane.server.context import ServerContext, Serving
+from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
-from inferplane.server.handling import Asked, answer_headers, finish, handle_json
+from inferplane.server.handling import Asked, answer_headers, ask, finish, handle_json
 from inferplane.server.routes.responses_background import BackgroundRuns
 from inferplane.server.routes.responses_stored import stored_routes
 from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_sampling
 from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.report import Report
-from inferplane.server.schema.responses import LOGPROBS, responses_structure
+from inferplane.server.schema.responses import LOGPROBS, counted_structure, responses_structure
 from inferplane.server.schema.responses_chat import (
     chat_fields,
     chat_messages,
@@ -42,6 +44,7 @@ __all__ = ["routes"]
 def routes(context: ServerContext) -> list[ScopedRoute]:
     """The route, with its table of fields, and those of stored answers."""
     structure = responses_structure(context.limits)
+    counted = counted_structure(context.limits)
     limits = context.limits
     stored = StoredResponses(
         context.state, limits.stored_responses, limits.stored_bytes, limits.stored_s
@@ -54,8 +57,30 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
         except (ApiError, RequestError) as error:
             raise maker.names.error(error) from None
 
-    made = ScopedRoute("/v1/responses", respond, methods=["POST"], scope="infer")
-    return [made, *stored_routes(stored, maker.runs)]
+    async def count(request: Request) -> Response:
+        asked = await ask(context, counted, request, _check)
+        try:
+            number = await unless_client_leaves(request.receive, maker.count(asked))
+        except (ApiError, RequestError) as error:
+            raise maker.names.error(error) from None
+        body = encode({"object": "response.input_tokens", "input_tokens": number})
+        headers = answer_headers(context, asked)
+        return Response(body, media_type="application/json", headers=headers)
+
+    paths = {"": respond, "/input_tokens": count, "/compact": _not_compacted}
+    made = [
+        ScopedRoute("/v1/responses" + path, endpoint, methods=["POST"], scope="infer")
+        for path, endpoint in paths.items()
+    ]
+    return [*made, *stored_routes(stored, maker.runs)]
+
+
+async def _not_compacted(request: Request) -> Response:
+    raise ApiError.of(
+        "route_not_found",
+        "conversations are not compacted here",
+        hint="send truncation: auto, which leaves out the oldest items",
+    )
 
 
 def _check(found: Mapping[str, Any], report: Report) -> None:
@@ -99,6 +124,13 @@ class _Maker:
             return await finish(self.context, asked, order.generation, response)
         headers = answer_headers(self.context, asked)
         return await self.runs.start(asked, response, headers)
+
+    async def count(self, asked: Asked) -> int:
+        """Tokens of the prompt that an equal request would have."""
+        items = await self._items(asked)
+        number = await count_chat(self.context, _chat(asked.found, items), asked.report)
+        self.names.notices(asked.report)
+        return number
 
     def _answer(
         self, asked: Asked, serving: Serving, order: ChatOrder, items: Sequence[Mapping[str, Any]]
@@ -170,16 +202,18 @@ class _Maker:
         self, asked: Asked, serving: Serving, items: Sequence[Mapping[str, Any]]
     ) -> ChatOrder:
         found = asked.found
-        chat = chat_fields(found)
-        chat["messages"] = chat_messages(items, found.get("instructions"))
         return await prepare_chat(
             self.context,
             asked,
             serving,
-            chat,
+            _chat(found, items),
             max_tokens=found.get("max_output_tokens"),
             logprobs=_logprobs(found),
         )
+
+
+def _chat(found: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return chat_fields(found) | {"messages": chat_messages(items, found.get("instructions"))}
 
 
 def _without(items: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:

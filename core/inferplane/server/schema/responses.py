@@ -17,7 +17,7 @@ from inferplane.server.schema.responses_items import input_kind
 from inferplane.server.schema.responses_tools import tool_fields
 from inferplane.server.schema.sampling import sampling_fields
 
-__all__ = ["LOGPROBS", "metadata_field", "responses_structure"]
+__all__ = ["LOGPROBS", "counted_structure", "metadata_field", "responses_structure"]
 
 LOGPROBS = "message.output_text.logprobs"
 """The member of `include` that asks for log-probabilities."""
@@ -45,6 +45,19 @@ _SHARED = (
     "user",
 )
 """Fields that every generating route takes and that mean the same here."""
+_COUNTED = (
+    "model",
+    "input",
+    "instructions",
+    "previous_response_id",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "text",
+    "reasoning",
+    "truncation",
+    "conversation",
+)
 
 
 def responses_structure(limits: Limits) -> Structure:
@@ -73,6 +86,12 @@ def responses_structure(limits: Limits) -> Structure:
             *_remote_fields(),
         ]
     )
+
+
+def counted_structure(limits: Limits) -> Structure:
+    """The part of the table that a prompt depends on."""
+    fields = responses_structure(limits).fields
+    return Structure([field for name, field in fields.items() if name in _COUNTED])
 
 
 def metadata_field() -> Field:
