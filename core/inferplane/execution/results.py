@@ -42,8 +42,11 @@ class ResultMaker:
     """The tail of a step: sampling, scoring, pooling, download."""
 
     def __init__(
-        self, model: Model, sample: Sample, pooling: Pooling, device: DeviceRuntime
+        self, model: Model, sample: Sample, pooling: Pooling, device: DeviceRuntime, fixed: bool
     ) -> None:
+        """`fixed`: the device compiles every shape apart, so that whole buckets come down and the
+        host takes the rows that mean something."""
+        self._fixed = fixed
         self._model = model
         self._sample = sample
         self._pooling = pooling
@@ -58,20 +61,23 @@ class ResultMaker:
         next_inputs = None
         if inputs.num_rows:
             ids, logprobs = self._draw(inputs, tensors, outputs)
-            wanted["ids"] = ids[: inputs.num_rows]
+            wanted["ids"] = ids if self._fixed else ids[: inputs.num_rows]
             next_inputs = wanted["ids"][:: inputs.width]
             if logprobs is not None and inputs.width == 1:
                 wanted |= {"logprob." + name: x for name, x in logprobs._asdict().items()}
         if batch.host_rows is not None:
-            rows = self._rows(batch.host_rows * inputs.width)
-            wanted["logits"] = outputs["logits"].index_select(0, rows).float()
+            wanted["logits"] = outputs["logits"]
+            if not self._fixed:
+                rows = self._rows(batch.host_rows * inputs.width)
+                wanted["logits"] = outputs["logits"].index_select(0, rows).float()
         if batch.scored is not None:
             scores = self._score(batch, outputs["hidden"], padded=inputs.padding is not None)
             wanted |= {"score." + name: x for name, x in scores._asdict().items()}
         if batch.embedded is not None:
-            pooled = self._pool(batch, inputs.padding, outputs["hidden"])
+            pool = self._pool_bucket if self._fixed else self._pool
+            pooled = pool(batch, inputs.padding, outputs["hidden"])
             wanted["embeddings"] = self._model.head(pooled)
-        return StepPending(inputs, self._device.to_host(wanted)), next_inputs
+        return StepPending(inputs, self._device.to_host(wanted), self._fixed), next_inputs
 
     def _draw(
         self, inputs: StepInputs, tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
@@ -106,10 +112,8 @@ class ResultMaker:
 
     def _pool(self, batch: StepBatch, bucket: Bucket | None, hidden: Tensor) -> Tensor:
         """f32[E,D]: the mean, first or last hidden state of each asked sequence."""
-        assert batch.embedded is not None
-        last_E = last_rows(batch, bucket)[batch.embedded]
-        lengths_E = np.diff(batch.query_start)[batch.embedded]
-        first_E = last_E - lengths_E + 1
+        first_E, last_E = _text_rows(batch, bucket)
+        lengths_E = last_E - first_E + 1
         if self._pooling != "mean":
             rows = last_E if self._pooling == "last" else first_E
             return hidden.index_select(0, self._rows(rows)).float()
@@ -119,6 +123,16 @@ class ResultMaker:
                 for first, length in zip(first_E.tolist(), lengths_E.tolist(), strict=True)
             ]
         )
+
+    def _pool_bucket(self, batch: StepBatch, bucket: Bucket | None, hidden: Tensor) -> Tensor:
+        """f32[S,D]: as `_pool`, in the sizes of the bucket; rows beyond E are zero."""
+        first_E, last_E = _text_rows(batch, bucket)
+        if self._pooling != "mean":
+            first_E = last_E = last_E if self._pooling == "last" else first_E
+        share_ST = np.zeros((len(batch.seq_lens), len(batch.token_ids)), np.float32)
+        for text, (first, last) in enumerate(zip(first_E, last_E, strict=True)):
+            share_ST[text, first : last + 1] = 1.0 / (last - first + 1)
+        return torch.mm(self._rows(share_ST), hidden.float())
 
     def _rows(self, rows: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self._device.torch_device)
@@ -130,6 +144,8 @@ class StepPending:
 
     inputs: StepInputs
     download: Pending[Mapping[str, Array]]
+    fixed: bool = False
+    """What was downloaded has the sizes of the bucket."""
 
     def result(self) -> StepResult:
         """Wait for the download. Raises DeviceError."""
@@ -140,7 +156,7 @@ class StepPending:
         drawn_RW = np.empty((0, 1), np.int32)
         failed = None
         if "ids" in arrays:
-            drawn_RW = arrays["ids"].reshape(-1, self.inputs.width)
+            drawn_RW = arrays["ids"][: self.inputs.num_rows].reshape(-1, self.inputs.width)
             failed = _failed(drawn_RW, self.inputs.batch)
             drawn_RW = np.maximum(drawn_RW, 0)
             if self.inputs.width > 1:
@@ -149,10 +165,20 @@ class StepPending:
             drawn_RW,
             logprobs=self._logprobs(arrays, len(drawn_RW)),
             scores=_scores(arrays),
-            logits=arrays.get("logits"),
-            embeddings=arrays.get("embeddings"),
+            logits=self._logits(arrays),
+            embeddings=self._embeddings(arrays),
             failed=failed,
         )
+
+    def _logits(self, arrays: Mapping[str, Array]) -> Array | None:
+        rows, logits = self.inputs.batch.host_rows, arrays.get("logits")
+        if rows is None or logits is None or not self.fixed:
+            return logits
+        return np.ascontiguousarray(logits[rows * self.inputs.width])
+
+    def _embeddings(self, arrays: Mapping[str, Array]) -> Array | None:
+        embedded, vectors = self.inputs.batch.embedded, arrays.get("embeddings")
+        return vectors if embedded is None or vectors is None else vectors[: len(embedded)]
 
     def _logprobs(self, arrays: Mapping[str, Array], num_rows: int) -> Logprobs | None:
         """Those of the rows that asked, in place; other rows hold id -1."""
@@ -166,6 +192,13 @@ class StepPending:
         values[asked], ids[asked] = arrays["logprob.values"], arrays["logprob.ids"]
         ranks[asked] = arrays["logprob.ranks"]
         return Logprobs(values, ids, ranks)
+
+
+def _text_rows(batch: StepBatch, bucket: Bucket | None) -> tuple[Array, Array]:
+    """First and last token row of each sequence whose vector is wanted."""
+    assert batch.embedded is not None
+    last_E = last_rows(batch, bucket)[batch.embedded]
+    return last_E - np.diff(batch.query_start)[batch.embedded] + 1, last_E
 
 
 def _scores(arrays: Mapping[str, Array]) -> Logprobs | None:

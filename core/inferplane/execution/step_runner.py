@@ -61,8 +61,9 @@ class StepRunner:
             config.max_model_len,
             self.programs.takes_any_shape,
         )
-        self._results = ResultMaker(loaded.model, sample, loaded.pooling, device)
         self._static = context.caps.static_shapes
+        self._results = ResultMaker(loaded.model, sample, loaded.pooling, device, self._static)
+        self._overlaps = context.caps.limits.async_steps > 0
         widest = max((bucket.num_seqs for bucket in buckets), default=0)
         # the tokens drawn last, at an address that programs may know
         self._previous = torch.zeros(
@@ -86,7 +87,7 @@ class StepRunner:
         taken = {name: tensors[name] for name in inputs.arrays}
         outputs = self._run_program(inputs, {**taken, "previous": self._previous})
         pending, drawn = self._results.begin(inputs, tensors, outputs)
-        if drawn is not None:
+        if drawn is not None and self._overlaps:
             self._previous[: len(drawn)].copy_(drawn)
         self.real_tokens += len(batch.token_ids)
         self.padded_tokens += len(inputs.batch.token_ids)
