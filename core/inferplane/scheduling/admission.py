@@ -30,6 +30,8 @@ class Admission:
         self.budget = budget
         self.now = now
         self._passed: list[tuple[Sequence, SkipReason]] = []
+        self._most_overtaken = 0
+        """Of those passed by."""
 
     def walk(self) -> None:
         """Admit until one does not fit; those that are not ready are passed by, in place.
@@ -40,6 +42,7 @@ class Admission:
         if self.plan.preempted:
             self._stop_at(0, SkipReason.NO_BLOCKS)
             return
+        may_overtake = self.state.settings.max_overtakes > 0
         index = 0
         while index < len(queue):
             sequence = queue[index]
@@ -52,8 +55,9 @@ class Admission:
             if reason is None:
                 if self._overtake():
                     break
-            elif reason in _OVERTAKABLE and self.state.settings.max_overtakes:
+            elif reason in _OVERTAKABLE and may_overtake and self.budget.tokens > 0:
                 self._passed.append((sequence, reason))
+                self._most_overtaken = max(self._most_overtaken, sequence.overtaken)
                 index += 1
             else:
                 break
@@ -81,11 +85,13 @@ class Admission:
 
     def _overtake(self) -> bool:
         """One more went past those that did not fit; True when one of them has waited enough."""
-        most = self.state.settings.max_overtakes
+        if not self._passed:
+            return False
         for position, (sequence, _) in enumerate(self._passed):
             sequence.overtaken += 1
             self._passed[position] = (sequence, SkipReason.OVERTAKEN)
-        return any(sequence.overtaken >= most for sequence, _ in self._passed)
+        self._most_overtaken += 1
+        return self._most_overtaken >= self.state.settings.max_overtakes
 
     def _admit(self, sequence: Sequence) -> SkipReason | None:
         """Let it start with its first chunk; None = it runs, else why it does not fit."""
@@ -94,7 +100,7 @@ class Admission:
             return SkipReason.BATCH_FULL
         if self.budget.tokens < 1:
             return SkipReason.BUDGET
-        if any(s.overtaken >= max(1, state.settings.max_overtakes) for s, _ in self._passed):
+        if self._passed and self._most_overtaken >= max(1, state.settings.max_overtakes):
             return SkipReason.OVERTAKEN
         reserve = self._reserve(sequence)
         hit = self._lookup(sequence, reserve)
