@@ -1,7 +1,7 @@
 """int8 and int4 weights multiplied in integers by the C++ kernels.
 
-Activations are quantised to int8 on the way in, per row for int8 with a scale an output, per 32
-inputs otherwise; sums are exact int32. T tokens, I inputs, O outputs, G groups.
+Activations are rounded to int8 per row where the scheme says so, else to 16 bits per 32 inputs;
+sums are exact int32. T tokens, I inputs, O outputs, G groups.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GROUP = 32
 
 
 class NativeLinear(QuantKernel):
-    """One layer. `repack` gives `data` u8 and, for int8 with a scale an output, `scale` f32[O]."""
+    """One layer. `repack` gives `data` u8 and, for int8 inputs, `scale` f32[O]."""
 
     @classmethod
     def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
@@ -61,18 +61,19 @@ class NativeLinear(QuantKernel):
         if scheme.weight == "int4":
             self._kind = Kind.INT4_G32
         else:
-            self._kind = Kind.INT8_G32 if scheme.group else Kind.INT8
+            rounds_inputs = scheme.activation == "int8" and not scheme.group
+            self._kind = Kind.INT8 if rounds_inputs else Kind.INT8_G32
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
-        """Groups wider than 32 repeat their scales, so that one kernel serves them all."""
+        """Wider groups, and whole rows, repeat their scales: one kernel serves them all."""
         packer = Packer(self._machine.library)
         scales, offsets = weight.scales, weight.offsets
-        if self._scheme.group > _GROUP:
-            times = self._scheme.group // _GROUP
-            scales = scales.repeat_interleave(times, 1)[:, : self._site.in_features // _GROUP]
+        if self._kind != Kind.INT8:
+            groups = self._site.in_features // _GROUP
+            times = self._scheme.group // _GROUP or groups
+            scales = scales.repeat_interleave(times, 1)[:, :groups]
             if offsets is not None:
-                offsets = offsets.repeat_interleave(times, 1)
-                offsets = offsets[:, : self._site.in_features // _GROUP]
+                offsets = offsets.repeat_interleave(times, 1)[:, :groups]
         if self._kind == Kind.INT4_G32:
             low = int(weight.values.min()) if weight.values.numel() else 0
             packed = packer.int4(weight.values, scales, offsets, -8 if low < 0 else 0)
