@@ -125,3 +125,19 @@ def test_errors_name_the_field(client) -> None:
     assert caught.value.param == "input.0.content" and caught.value.code == "invalid_type"
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve("resp_none")
+
+
+def test_the_tokens_of_an_answers_prompt_can_be_counted_before(client) -> None:
+    told = {"model": DEFAULT_MODEL, "input": ASKED["input"], "tools": [WEATHER]}
+    counted = client.responses.input_tokens.count(**told)
+    made = client.responses.create(**ASKED | told | {"max_output_tokens": 1})
+    assert counted.input_tokens == made.usage.input_tokens
+
+
+def test_the_events_of_a_background_answer_can_be_followed_from_anywhere(client) -> None:
+    events = list(client.responses.create(**ASKED, background=True, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    id, after = events[0].response.id, len(events) // 2
+    again = list(client.responses.retrieve(id, stream=True, starting_after=after))
+    assert again == events[after + 1 :]
+    assert "Paris" in again[-1].response.output_text
