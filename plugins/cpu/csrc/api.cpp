@@ -25,12 +25,12 @@ int64_t ip_packed_bytes(int kind, int64_t n, int64_t k) {
 }
 
 int64_t ip_scratch_bytes(int64_t widest, int64_t dim, int64_t dim_v) {
-    const int64_t linear = (widest * 4 + 63) / 64 * 64 + 8 * ((widest * 4 + 127) / 64 * 64);
+    const int64_t linear = (widest * 4 + 63) / 64 * 64 + 2 * TURN * input_bytes(F32, widest);
     const int64_t attention = attention_scratch(dim) + TILE * (dim_v + 2) * 4;
     return std::max(linear, attention) + 4096;
 }
 
-int64_t ip_input_bytes(int kind, int64_t k) { return (input_bytes(Kind(kind), k) + 63) / 64 * 64; }
+int64_t ip_input_bytes(int kind, int64_t k) { return input_bytes(Kind(kind), k); }
 int64_t ip_partial_floats(int64_t dim_v) { return TILE * (dim_v + 2); }
 
 void ip_pack_f32(const float* w, int64_t n, int64_t k, float* out) {

@@ -33,14 +33,14 @@ struct Cache {
 inline void write_token(const Cache& c, int64_t slot, int64_t head, const float* k, const float* v) {
     const int64_t t = slot % c.block_size, b = slot / c.block_size;
     if (c.kind == BF16) {
-        uint16_t* keys = (uint16_t*)c.key_block(b, head) + t / 16 * c.dim * 16 + t % 16 * 2;
-        for (int64_t d = 0; d < c.dim; d += 2) {
-            keys[d * 16] = f32_to_bf16(k[d]);
-            keys[d * 16 + 1] = f32_to_bf16(k[d + 1]);
-        }
+        uint32_t pairs[256];
+        convert_row(BF16, k, c.dim, (uint8_t*)pairs);
+        uint32_t* keys = (uint32_t*)c.key_block(b, head) + t / 16 * c.dim * 8 + t % 16;
+        for (int64_t d = 0; d < c.dim / 2; d++) keys[d * 16] = pairs[d];
+        convert_row(BF16, v, c.dim_v, (uint8_t*)pairs);
         uint16_t* values = (uint16_t*)c.value_block(b, head) + t / 2 * 32 + t % 2;
         for (int64_t d = 0; d < c.dim_v; d++)
-            values[d / 16 * c.block_size * 16 + d % 16 * 2] = f32_to_bf16(v[d]);
+            values[d / 16 * c.block_size * 16 + d % 16 * 2] = ((const uint16_t*)pairs)[d];
     } else {
         float* keys = (float*)c.key_block(b, head) + t / 16 * c.dim * 16 + t % 16;
         for (int64_t d = 0; d < c.dim; d++) keys[d * 16] = k[d];
@@ -71,36 +71,56 @@ struct Partial {  // of TILE rows: sum of p*v, largest score, sum of p
     float* sum;   // [TILE]
 };
 
+// NB panels of output from dimension d on: the sum of p*v over the blocks.
+template <int M, int NB>
+inline void weigh(const Cache& c, int64_t head, const int32_t* table, int64_t b0, int64_t b1, int64_t d,
+                  const uint32_t* p, float* out) {
+    const int64_t stride = panel_bytes(c.kind, c.block_size), words = c.block_size / 4 * c.bytes();
+    vf acc[M * NB];
+    for (vf& a : acc) a = vzero();
+    for (int64_t b = b0; b < b1; b++) {
+        const uint8_t* values = c.value_block(table[b], head) + d / 16 * stride;
+        tile<M, NB>(c.kind, values, stride, p + (b - b0) * words * M, c.block_size,
+                    Ahead{values, stride, 0}, acc);
+    }
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < NB; n++) vstore(out + m * c.dim_v + d + n * 16, acc[m * NB + n]);
+}
+
+// `next`: the keys that this thread reads afterwards.
 template <int M>
 inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& rows, int64_t head,
-                        const int32_t* table, int64_t begin, int64_t end, uint8_t* scratch,
-                        Partial result) {
-    const int64_t bs = c.block_size, bytes = c.bytes(), q_bytes = c.dim * bytes;
-    uint8_t* q = scratch;
-    float* scores = (float*)(scratch + TILE * c.dim * 4);  // [M][CHUNK]
-    uint8_t* p = (uint8_t*)(scores + TILE * CHUNK);        // [M][CHUNK] in the cache's type
+                        const int32_t* table, int64_t begin, int64_t end, const uint8_t* next,
+                        uint8_t* scratch, Partial result) {
+    const int64_t bs = c.block_size, words = c.bytes() / 2;  // words: of a pair of numbers
+    uint32_t* q = (uint32_t*)scratch;                        // a turn of M rows
+    float* scores = (float*)(scratch + TILE * c.dim * 4);    // [M][CHUNK]
+    uint32_t* p = (uint32_t*)(scores + TILE * CHUNK);        // a turn of M rows
     int64_t position[M];
     for (int m = 0; m < M; m++) {
         const int64_t r = rows.start + m, token = r / rows.group;
         const float* source = rows.q + token * rows.q_pitch + r % rows.group * c.dim;
-        float scaled[512];
+        float* scaled = scores + m * CHUNK;
         for (int64_t d = 0; d < c.dim; d += 16) vstore(scaled + d, vmul(vload(source + d), vset(spec.scale)));
-        convert_row(c.kind, scaled, c.dim, q + m * q_bytes);
+        if (c.kind == BF16) convert_row(BF16, scaled, c.dim, (uint8_t*)scaled);
         position[m] = rows.first + token;
     }
+    interleave((const uint8_t*)scores, CHUNK * 4, c.dim / 2 * words, M, q);
     const int64_t b0 = begin / bs, b1 = (end + bs - 1) / bs, span = (b1 - b0) * bs;
     const int64_t stride = panel_bytes(c.kind, c.dim);
     for (int64_t b = b0; b < b1; b++) {
         const uint8_t* keys = c.key_block(table[b], head);
         const uint8_t* values = c.value_block(table[b], head);  // blocks lie anywhere: fetch both
-        const uint8_t* later = b + 1 < b1 ? c.key_block(table[b + 1], head) : values;
-        for (int64_t at = 0; at < bs * c.dim_v * bytes; at += 64) prefetch(values + at);
+        const uint8_t* later = b + 1 < b1 ? c.key_block(table[b + 1], head) : next;
+        for (int64_t at = 0; at < bs * c.dim_v * c.bytes(); at += 64)
+            _mm_prefetch((const char*)values + at, _MM_HINT_T0);
         float* out = scores + (b - b0) * bs;
         int64_t t = 0;
         for (; t + 32 <= bs; t += 32) {
             vf acc[M * 2];
-            tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim,
-                       Ahead{later + t / 16 * stride, stride}, acc);
+            for (vf& a : acc) a = vzero();
+            tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, c.dim,
+                       Ahead{later + t / 16 * stride, stride, 64}, acc);
             for (int m = 0; m < M; m++) {
                 vstore(out + m * CHUNK + t, acc[m * 2]);
                 vstore(out + m * CHUNK + t + 16, acc[m * 2 + 1]);
@@ -108,8 +128,9 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
         }
         if (t < bs) {
             vf acc[M];
-            tile<M, 1>(c.kind, keys + t / 16 * stride, stride, q, q_bytes, c.dim,
-                       Ahead{later + t / 16 * stride, stride}, acc);
+            for (vf& a : acc) a = vzero();
+            tile<M, 1>(c.kind, keys + t / 16 * stride, stride, q, c.dim,
+                       Ahead{later + t / 16 * stride, stride, 64}, acc);
             for (int m = 0; m < M; m++) vstore(out + m * CHUNK + t, acc[m]);
         }
     }
@@ -136,39 +157,30 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
         for (int64_t t = 0; t < std::min(low, span); t++) s[t] = 0.0f;
         for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = 0.0f;
         for (int64_t t = 0; t < span; t += 16) sum = vadd(sum, vload(s + t));
-        convert_row(c.kind, s, span, p + m * CHUNK * bytes);
+        if (c.kind == BF16) convert_row(BF16, s, span, (uint8_t*)s);
         result.peak[m] = peak;
         result.sum[m] = vsum(sum);
     }
-    const int64_t v_stride = panel_bytes(c.kind, bs);
-    for (int64_t d = 0; d < c.dim_v; d += 16) {
-        vf total[M];
-        for (int m = 0; m < M; m++) total[m] = vzero();
-        for (int64_t b = b0; b < b1; b++) {
-            vf acc[M];
-            const uint8_t* values = c.value_block(table[b], head) + d / 16 * v_stride;
-            tile<M, 1>(c.kind, values, v_stride, p + (b - b0) * bs * bytes, CHUNK * bytes, bs,
-                       Ahead{values, v_stride}, acc);
-            for (int m = 0; m < M; m++) total[m] = vadd(total[m], acc[m]);
-        }
-        for (int m = 0; m < M; m++) vstore(result.out + m * c.dim_v + d, total[m]);
-    }
+    interleave((const uint8_t*)scores, CHUNK * 4, span / 2 * words, M, p);
+    int64_t d = 0;
+    for (; d + 32 <= c.dim_v; d += 32) weigh<M, 2>(c, head, table, b0, b1, d, p, result.out);
+    for (; d < c.dim_v; d += 16) weigh<M, 1>(c, head, table, b0, b1, d, p, result.out);
 }
 
 inline int64_t attention_scratch(int64_t dim) { return TILE * dim * 4 + TILE * CHUNK * 8; }
 
 inline void attend_tile(const Cache& c, const AttentionSpec& spec, const Rows& rows, int64_t head,
-                        const int32_t* table, int64_t begin, int64_t end, uint8_t* scratch,
-                        Partial out) {
+                        const int32_t* table, int64_t begin, int64_t end, const uint8_t* next,
+                        uint8_t* scratch, Partial out) {
     switch (rows.count) {
-        case 1: return attend_rows<1>(c, spec, rows, head, table, begin, end, scratch, out);
-        case 2: return attend_rows<2>(c, spec, rows, head, table, begin, end, scratch, out);
-        case 3: return attend_rows<3>(c, spec, rows, head, table, begin, end, scratch, out);
-        case 4: return attend_rows<4>(c, spec, rows, head, table, begin, end, scratch, out);
-        case 5: return attend_rows<5>(c, spec, rows, head, table, begin, end, scratch, out);
-        case 6: return attend_rows<6>(c, spec, rows, head, table, begin, end, scratch, out);
-        case 7: return attend_rows<7>(c, spec, rows, head, table, begin, end, scratch, out);
-        default: return attend_rows<8>(c, spec, rows, head, table, begin, end, scratch, out);
+        case 1: return attend_rows<1>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 2: return attend_rows<2>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 3: return attend_rows<3>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 4: return attend_rows<4>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 5: return attend_rows<5>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 6: return attend_rows<6>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 7: return attend_rows<7>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        default: return attend_rows<8>(c, spec, rows, head, table, begin, end, next, scratch, out);
     }
 }
 

@@ -41,7 +41,16 @@ class NativeBuild(BuildHookInterface[Any]):
     def _compile(self, compiler: str, root: Path, name: str, flags: str) -> Path | None:
         target = root / "inferplane_cpu" / "native" / f"libinferplane_cpu_{name}.so"
         sources = [str(root / "csrc" / source) for source in SOURCES]
-        command = [compiler, "-std=c++17", "-O3", *flags.split(), "-shared", "-fPIC", "-pthread"]
+        command = [
+            compiler,
+            "-std=c++17",
+            "-O3",
+            "-fno-strict-aliasing",
+            *flags.split(),
+            "-shared",
+            "-fPIC",
+            "-pthread",
+        ]
         done = subprocess.run(
             [*command, "-o", str(target), *sources], capture_output=True, text=True, check=False
         )

@@ -4,7 +4,7 @@
 namespace ip {
 namespace {
 
-constexpr int64_t FEW_ROWS = 4;  // below, converting inputs in every thread beats a barrier
+constexpr int64_t FEW_ROWS = 4;  // below, preparing inputs in every thread beats a barrier
 
 struct Walk {
     Pool& pool;
@@ -63,28 +63,51 @@ Ahead next_weights(const Walk& w, const Instruction& here, int thread) {
     while (next < end && next->op != LINEAR) next++;
     if (next == end) next = &here;
     const int64_t stride = panel_bytes(Kind(next->kind), next->k);
-    return {next->weight + panels_of(w, *next, thread).first * stride, stride};
+    return {next->weight + panels_of(w, *next, thread).first * stride, stride, 0};
+}
+
+// The input of a linear in turns. Few rows are prepared by each thread for itself; of a lone turn each
+// thread prepares some rows and lays all of them out; of many turns each thread makes some.
+const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int thread) {
+    const int64_t pitch = input_bytes(Kind(i.kind), i.k), most = turn_rows(Kind(i.kind));
+    const int threads = w.pool.threads();
+    float* temporary = (float*)w.program.scratch[thread];
+    uint8_t* plain = w.program.scratch[thread] + (i.k * 4 + 63) / 64 * 64;
+    uint8_t* own = plain + TURN * pitch;
+    auto laid = [&](const uint8_t* from, int64_t count, uint8_t* to) {
+        interleave(from, pitch, pitch / 4, count, (uint32_t*)to);
+    };
+    if (rows < FEW_ROWS) {
+        for (int64_t r = 0; r < rows; r++) prepare_row(w, i, r, temporary, plain + r * pitch);
+        if (rows == 1) return plain;
+        laid(plain, rows, own);
+        return own;
+    }
+    if (rows <= most) {
+        const Span mine = share(rows, thread, threads);
+        for (int64_t r = mine.first; r < mine.last; r++)
+            prepare_row(w, i, r, temporary, w.program.shared + r * pitch);
+        w.pool.barrier();
+        laid(w.program.shared, rows, own);
+        return own;
+    }
+    const Span mine = share((rows + most - 1) / most, thread, threads);
+    for (int64_t r = mine.first * most; r < std::min(mine.last * most, rows); r += most) {
+        const int64_t count = std::min(most, rows - r);
+        for (int64_t m = 0; m < count; m++) prepare_row(w, i, r + m, temporary, plain + m * pitch);
+        laid(plain, count, w.program.shared + r * pitch);
+    }
+    w.pool.barrier();
+    return w.program.shared;
 }
 
 void linear(const Walk& w, const Instruction& i, int thread) {
-    const int64_t rows = rows_of(i, w.step), pitch = (input_bytes(Kind(i.kind), i.k) + 63) / 64 * 64;
-    uint8_t* own = w.program.scratch[thread];
-    float* temporary = (float*)own;
-    uint8_t* x = own + (i.k * 4 + 63) / 64 * 64;
-    if (rows < FEW_ROWS || w.pool.threads() == 1) {
-        if (rows >= FEW_ROWS) x = w.program.shared;
-        for (int64_t r = 0; r < rows; r++) prepare_row(w, i, r, temporary, x + r * pitch);
-    } else {
-        x = w.program.shared;
-        const Span mine = share(rows, thread, w.pool.threads());
-        for (int64_t r = mine.first; r < mine.last; r++) prepare_row(w, i, r, temporary, x + r * pitch);
-        w.pool.barrier();
-    }
+    const int64_t rows = rows_of(i, w.step);
+    const uint8_t* x = prepare(w, i, rows, thread);
     const Epilogue e{at(w, i.dst, 0, i.dst_at), w.program.buffers[i.dst].pitch, i.n,
                      i.weight_scale, i.bias, i.add != 0};
     const Span panels = panels_of(w, i, thread);
-    const Ahead after = next_weights(w, i, thread);
-    matmul(Kind(i.kind), i.weight, x, pitch, i.k, rows, panels.first, panels.last, after, e);
+    matmul(Kind(i.kind), i.weight, x, i.k, rows, panels.first, panels.last, next_weights(w, i, thread), e);
 }
 
 void norm(const Walk& w, const Instruction& i, int thread) {
@@ -181,13 +204,22 @@ void each_tile(const Walk& w, const Instruction& i, Visit visit) {
     }
 }
 
-void chunk_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk, Partial out, int thread) {
+// The first keys that a tile reads of one of its chunks.
+const uint8_t* keys_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk) {
+    const Cache& cache = w.program.caches[i.layer];
+    const Group& group = w.step.groups[i.group];
+    const int64_t begin = std::max(t.begin, (t.begin / CHUNK + chunk) * CHUNK);
+    return cache.key_block(group.tables[t.seq * group.width + begin / cache.block_size], t.head);
+}
+
+void chunk_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk, const uint8_t* next,
+              Partial out, int thread) {
     const AttentionSpec spec{i.heads, float(i.scale), float(i.softcap), i.window};
     const int64_t begin = std::max(t.begin, (t.begin / CHUNK + chunk) * CHUNK);
     const int64_t end = std::min(t.end, (t.begin / CHUNK + chunk + 1) * CHUNK);
     const Group& group = w.step.groups[i.group];
     attend_tile(w.program.caches[i.layer], spec, t.rows, t.head, group.tables + t.seq * group.width,
-                begin, end, w.program.scratch[thread], out);
+                begin, end, next, w.program.scratch[thread], out);
 }
 
 void store(const Walk& w, const Instruction& i, const Tile& t, const Running& total) {
@@ -200,27 +232,43 @@ void store(const Walk& w, const Instruction& i, const Tile& t, const Running& to
     }
 }
 
+// A thread's next piece of attention, held back until it is known what comes after it.
+struct Held {
+    Tile tile;
+    int64_t chunk;  // the one to compute, or -1: all of them, merged and stored
+    Partial part;
+    bool any = false;
+};
+
+void attend_held(const Walk& w, const Instruction& i, const Held& held, const uint8_t* next, int thread) {
+    const Tile& t = held.tile;
+    if (!held.any) return;
+    if (held.chunk >= 0) return chunk_of(w, i, t, held.chunk, next, held.part, thread);
+    Running total;
+    for (int64_t c = 0; c < t.chunks(); c++) {
+        const uint8_t* later = c + 1 < t.chunks() ? keys_of(w, i, t, c + 1) : next;
+        chunk_of(w, i, t, c, later, held.part, thread);
+        total.merge(held.part, t.rows.count, i.dim_v, c == 0);
+    }
+    store(w, i, t, total);
+}
+
 void attend(const Walk& w, const Instruction& i, int thread) {
     int64_t item = 0;
     const int threads = w.pool.threads();
     float* own = (float*)(w.program.scratch[thread] + attention_scratch(i.dim));
+    Held held;
+    auto hold = [&](const Tile& t, int64_t chunk, float* part) {
+        if (item++ % threads != thread) return;
+        attend_held(w, i, held, keys_of(w, i, t, std::max<int64_t>(chunk, 0)), thread);
+        held = {t, chunk, partial_at(part, i.dim_v), true};
+    };
     each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
-        if (split) {
-            for (int64_t c = 0; c < t.chunks(); c++)
-                if (item++ % threads == thread)
-                    chunk_of(w, i, t, c,
-                             partial_at(w.program.partials + (first + c) * partial_floats(i.dim_v), i.dim_v),
-                             thread);
-        } else if (item++ % threads == thread) {
-            Running total;
-            const Partial part = partial_at(own, i.dim_v);
-            for (int64_t c = 0; c < t.chunks(); c++) {
-                chunk_of(w, i, t, c, part, thread);
-                total.merge(part, t.rows.count, i.dim_v, c == 0);
-            }
-            store(w, i, t, total);
-        }
+        if (!split) return hold(t, -1, own);
+        for (int64_t c = 0; c < t.chunks(); c++)
+            hold(t, c, w.program.partials + (first + c) * partial_floats(i.dim_v));
     });
+    attend_held(w, i, held, w.program.caches[i.layer].keys, thread);
 }
 
 bool any_split(const Walk& w, const Instruction& i) {

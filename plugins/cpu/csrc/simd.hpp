@@ -68,12 +68,14 @@ inline void vstore_i8(int8_t* p, vf x) {  // round to nearest, saturate
 
 inline vi izero() { return _mm512_setzero_si512(); }
 inline vf itof(vi a) { return _mm512_cvtepi32_ps(a); }
-inline vi isub(vi a, int32_t b) { return _mm512_sub_epi32(a, _mm512_set1_epi32(b)); }
+inline vi iset(int32_t x) { return _mm512_set1_epi32(x); }
 inline vi iwide(vi high, vi low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low); }
 
 // acc[o] += sum over the pair of w[o][2] * x[2]; w holds 16 outputs x 2 inputs of bf16
-inline vf dot_bf16(vf acc, const uint16_t* w, uint32_t x) {
-    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32(x));
+using PairsBF16 = __m512i;
+inline PairsBF16 load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+inline vf dot_bf16(vf acc, PairsBF16 w, uint32_t x) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)_mm512_set1_epi32(x));
 }
 struct BytesU8 {
     __m512i v;
@@ -170,10 +172,7 @@ inline void vstore_i8(int8_t* p, vf x) {
 
 inline vi izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline vf itof(vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-inline vi isub(vi x, int32_t b) {
-    const __m256i s = _mm256_set1_epi32(b);
-    return {_mm256_sub_epi32(x.a, s), _mm256_sub_epi32(x.b, s)};
-}
+inline vi iset(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline vi iwide(vi high, vi low) {
     return {_mm256_add_epi32(_mm256_slli_epi32(high.a, 8), low.a),
             _mm256_add_epi32(_mm256_slli_epi32(high.b, 8), low.b)};
@@ -184,12 +183,16 @@ inline __m256 half_dot_bf16(__m256 acc, __m256i w, __m256 x0, __m256 x1) {
     __m256 w1 = _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(int(0xffff0000))));
     return _mm256_fmadd_ps(w1, x1, _mm256_fmadd_ps(w0, x0, acc));
 }
-inline vf dot_bf16(vf acc, const uint16_t* w, uint32_t x) {
+struct PairsBF16 {
+    __m256i a, b;
+};
+inline PairsBF16 load_pairs(const uint16_t* p) {
+    return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
+}
+inline vf dot_bf16(vf acc, PairsBF16 w, uint32_t x) {
     const __m256 x0 = _mm256_castsi256_ps(_mm256_set1_epi32(int(x << 16)));
     const __m256 x1 = _mm256_castsi256_ps(_mm256_set1_epi32(int(x & 0xffff0000)));
-    const __m256i* p = (const __m256i*)w;
-    return {half_dot_bf16(acc.a, _mm256_loadu_si256(p), x0, x1),
-            half_dot_bf16(acc.b, _mm256_loadu_si256(p + 1), x0, x1)};
+    return {half_dot_bf16(acc.a, w.a, x0, x1), half_dot_bf16(acc.b, w.b, x0, x1)};
 }
 struct BytesU8 {
     __m256i a, b;
@@ -217,6 +220,25 @@ inline vi dot_u8(vi acc, BytesU8 w, uint32_t x) {
     return {half_dot_u8(acc.a, w.a, v), half_dot_u8(acc.b, w.b, v)};
 }
 #endif
+
+// Eight words of each of eight rows, `pitch` bytes apart, to out[word * 8 + row].
+inline void transpose8(const uint8_t* rows, int64_t pitch, uint32_t* out) {
+    __m256 r[8], pair[8], four[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps((const float*)(rows + i * pitch));
+    for (int i = 0; i < 8; i += 2) {
+        pair[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        pair[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            four[i + 2 * j] = _mm256_shuffle_ps(pair[i + j], pair[i + j + 2], 0x44);
+            four[i + 2 * j + 1] = _mm256_shuffle_ps(pair[i + j], pair[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps((float*)out + i * 8, _mm256_permute2f128_ps(four[i], four[i + 4], 0x20));
+        _mm256_storeu_ps((float*)out + i * 8 + 32, _mm256_permute2f128_ps(four[i], four[i + 4], 0x31));
+    }
+}
 
 // e^x by range reduction and a degree-6 polynomial; relative error below 2e-7, x clamped to >= -87
 inline vf vexp(vf x) {

@@ -1,0 +1,19 @@
+// The types of packed weights and how many bytes each takes.
+#pragma once
+#include "simd.hpp"
+
+namespace ip {
+
+enum Kind : int32_t { F32 = 0, BF16 = 1, INT8 = 2, INT8_G32 = 3, INT4_G32 = 4 };
+
+inline int64_t panel_bytes(Kind kind, int64_t k) {
+    switch (kind) {
+        case F32: return k * 64;
+        case BF16: return k * 32;
+        case INT8: return k * 16;
+        case INT8_G32: return k / 32 * 544;
+        default: return k / 32 * 320;
+    }
+}
+
+}  // namespace ip
