@@ -28,6 +28,11 @@ class OutputWriter:
     def __init__(self) -> None:
         self._scores = PromptScores()
 
+    @property
+    def num_held(self) -> int:
+        """Sequences whose first output is still to come with what was kept."""
+        return len(self._scores)
+
     def collect(self, step: FinishedStep) -> None:
         """Keep what a step scored of prompts, whether it leads to events or not."""
         if step.batch.scored is not None:

@@ -28,19 +28,29 @@ class PromptScores:
         self._entries: dict[str, list[TokenLogprobs | None]] = {}
 
     def collect(self, plan: StepPlan, batch: StepBatch, result: StepResult) -> None:
-        """Take in what one step scored; a position computed twice counts once."""
+        """Take in what one step scored; a position computed twice counts once.
+
+        Who has ended meanwhile is passed by: nobody would ask for it.
+        """
         if batch.scored is None or result.scores is None:
             return
         rows = batch.scored[:, 0]
         owners = np.searchsorted(batch.query_start, rows, side="right") - 1
         indices = batch.positions[rows] + 1
         for row, (owner, index) in enumerate(zip(owners.tolist(), indices.tolist(), strict=True)):
-            request = plan.scheduled[owner].sequence.request
+            sequence = plan.scheduled[owner].sequence
+            if sequence.state.terminal:
+                continue
+            request = sequence.request
             held = self._entries.setdefault(request.request_id, [None] * len(request.prompt_ids))
             asked = request.sampling.prompt_logprobs or 0
             held[index] = token_logprobs(result.scores, row, asked)
 
+    def __len__(self) -> int:
+        """Prompts it holds entries of."""
+        return len(self._entries)
+
     def take(self, request_id: str) -> tuple[TokenLogprobs | None, ...] | None:
-        """All entries of a prompt, once; None when nobody asked."""
+        """All entries of a prompt, once; None when nobody asked or its prefill was cut short."""
         held = self._entries.pop(request_id, None)
-        return None if held is None else tuple(held)
+        return None if held is None or None in held[1:] else tuple(held)

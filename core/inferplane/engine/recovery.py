@@ -74,6 +74,7 @@ class Recovery:
                 code = "engine_poisoned_request"
                 engine.abort((sequence.request_id,), FinishReason.ERROR, code)
         engine.builder.release(replay.lanes)
+        engine.blocks.pool.distrust(replay.dirty_blocks)
 
     def _replace(self, error: Exception) -> None:
         if not self.budget.spend(self.engine.clock()):

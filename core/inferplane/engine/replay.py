@@ -1,4 +1,4 @@
-"""Runs one request alone for one token, on a scheduler of its own: is it what kills the worker?"""
+"""Runs a request alone for some tokens, on a scheduler of its own: is it what kills the worker?"""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ class Replay:
     ) -> None:
         config = launch.config
         self._executor = executor
+        self._most_drawn = 1 + launch.caps.limits.async_steps
+        self._blocks = BlockManager(
+            kv.num_blocks, kv.block_size, kv.groups, caching=False, hash_root=b""
+        )
         self._scheduler = Scheduler(
             config,
             launch.scheduler,
             replace(launch.caps.limits, async_steps=0),
             shapes,
-            BlockManager(kv.num_blocks, kv.block_size, kv.groups, caching=False, hash_root=b""),
+            self._blocks,
         )
         self._builder = BatchBuilder(
             kv,
@@ -41,16 +45,22 @@ class Replay:
         self.lanes: set[int] = set()
         """Lanes of the last run, which the executor still holds: whoever goes on releases them."""
 
-    def run(self, sequence: Sequence, now: float) -> None:
-        """Compute prompt and outputs again, draw the next token, forget it.
+    @property
+    def dirty_blocks(self) -> list[int]:
+        """Blocks that a row which failed alone left to be zeroed by whoever goes on."""
+        return self._blocks.pool.dirty_blocks()
 
-        Raises what the executor or the builder raises.
+    def run(self, sequence: Sequence, now: float) -> None:
+        """Compute prompt and outputs again, go on as far as the lost steps may have come.
+
+        A step that was out may have read a token that only the device knew, so that token is drawn
+        and read as well; then all is forgotten. Raises what the executor or the builder raises.
         """
         copy = self._scheduler.add(sequence.request, now)
         copy.token_ids.extend(sequence.token_ids[sequence.num_prompt_tokens :])
         known = len(copy.token_ids)
         self.lanes.clear()  # this scheduler releases those of the run before
-        while not copy.state.terminal and len(copy.token_ids) == known:
+        while not copy.state.terminal and len(copy.token_ids) < known + self._most_drawn:
             plan = self._scheduler.schedule(now)
             if not plan:
                 raise RuntimeError(f"request {copy.request_id} alone cannot be scheduled")

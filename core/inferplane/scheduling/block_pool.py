@@ -116,6 +116,14 @@ class BlockPool:
         self._dirty.clear()
         self.zeroed.clear()
 
+    def dirty_blocks(self) -> list[int]:
+        """Blocks to zero before their next use."""
+        return list(self._dirty)
+
+    def distrust(self, blocks: Iterable[int]) -> None:
+        """Somebody else wrote into these free blocks: zero them before their next use."""
+        self._dirty.update(dict.fromkeys(blocks))
+
     def fenced_blocks(self) -> list[int]:
         """Blocks held by fences, one entry a holder."""
         return [block for _, held in self._fenced for block, _ in held]

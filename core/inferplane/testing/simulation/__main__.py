@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
 from inferplane.testing.simulation.campaign import Tally, run_campaign
+from inferplane.testing.simulation.engine_run import simulate_engine
 from inferplane.testing.simulation.knobs import draw_knobs
 from inferplane.testing.simulation.ledger import record
 from inferplane.testing.simulation.minimiser import minimise
@@ -19,6 +21,8 @@ from inferplane.testing.simulation.violation import Violation
 def main() -> int:
     """Run; the exit code tells a broken invariant (20), no progress (21) or a crash (22)."""
     asked = _arguments()
+    if asked.engine:
+        return _whole_engine(range(asked.seed, asked.seed + asked.seeds), asked.steps)
     if asked.seeds == 1:
         report = simulate(asked.seed, asked.steps)
         _tell(report)
@@ -45,8 +49,26 @@ def _arguments() -> argparse.Namespace:
         "--minutes", type=float, default=0, help="begin no seed after that; 0 = all"
     )
     parser.add_argument("--ledger", type=Path, help="JSON file that remembers every run")
+    parser.add_argument(
+        "--engine", action="store_true", help="the whole engine on the null device, in one process"
+    )
     parser.add_argument("--minimise", action="store_true", help="shrink a failure")
     return parser.parse_args()
+
+
+def _whole_engine(seeds: range, steps: int) -> int:
+    """Each seed in turn; the exit code is the worst."""
+    logging.disable(logging.ERROR)  # each restart that was asked for
+    code, made, began = 0, 0, time.monotonic()
+    for seed in seeds:
+        try:
+            made += simulate_engine(seed, steps).steps
+        except Exception as failure:
+            print(f"seed {seed}: {type(failure).__name__}: {failure}", flush=True)
+            code = max(code, failure.exit_code if isinstance(failure, Violation) else 22)
+    took = time.monotonic() - began
+    print(f"{len(seeds)} seeds of the whole engine, {made} steps in {took:.0f} s")
+    return code
 
 
 def _tell(report: Report) -> None:
