@@ -44,17 +44,21 @@ class EngineChild(asyncio.Protocol):
         inline = plan.topology.placement == "inline"
         own = plan.worker_env[0] if inline and plan.worker_env else {}
         ours, theirs = socket.socketpair()
-        with theirs:
-            fds = (theirs.fileno(), self._tick.fd)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "inferplane.engine.process", *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what a library prints is log, never an answer
-                pass_fds=fds,
-                env={**environment, **own},
-            )
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=ours)
+        try:
+            with theirs:
+                fds = (theirs.fileno(), self._tick.fd)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "inferplane.engine.process", *map(str, fds)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # what a library prints is log, never an answer
+                    pass_fds=fds,
+                    env={**environment, **own},
+                )
+            loop = asyncio.get_running_loop()
+            await loop.create_unix_connection(lambda: self, sock=ours)
+        except BaseException:  # cancelled too: nobody else knows this end yet
+            ours.close()
+            raise
         assert self._transport is not None
         self._transport.write(frame(msgspec.msgpack.encode(plan)))
 
