@@ -1,15 +1,33 @@
-"""A child process ends with its parent and leaves the terminal's signals to it."""
+"""Child processes: reached over a socket pair, ending with the parent, deaf to the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
+from collections.abc import Iterator
 
-__all__ = ["die_with_parent", "ignore_terminal"]
+__all__ = ["die_with_parent", "ignore_terminal", "socket_pair"]
 
 _PR_SET_PDEATHSIG = 1
+
+
+@contextlib.contextmanager
+def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """(ours, theirs) for a block that starts a child; afterwards only ours is open.
+
+    Neither is when the block raises.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            yield ours, theirs
+    except BaseException:
+        ours.close()
+        raise
 
 
 def die_with_parent() -> None:

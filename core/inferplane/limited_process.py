@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from inferplane.child_process import socket_pair
 from inferplane.errors import InferplaneError
 
 __all__ = ["LimitExceeded", "LimitedProcess", "answer_messages"]
@@ -67,8 +68,7 @@ class LimitedProcess:
 
     def _start(self) -> bytes:
         self._end()
-        ours, theirs = socket.socketpair()
-        with theirs:
+        with socket_pair() as (ours, theirs):
             process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 stdin=theirs.fileno(),

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import msgspec
 
 from inferplane import errors
-from inferplane.child_process import die_with_parent
+from inferplane.child_process import die_with_parent, socket_pair
 from inferplane.errors import ConfigError, InferplaneError
 from inferplane.frames import FrameSocket
 from inferplane.launch import LaunchPlan, LaunchSettings
@@ -143,9 +143,8 @@ def _asked_as(source: PluginSource) -> str:
 
 
 def _ask_child(ask: _Ask) -> _Answer | _Lost:
-    ours, theirs = socket.socketpair()
     with tempfile.TemporaryFile() as printed:
-        with theirs:
+        with socket_pair() as (ours, theirs):
             child = subprocess.Popen(
                 [sys.executable, "-m", "inferplane.planner", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,

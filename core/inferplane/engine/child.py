@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import cast
 
 import msgspec
 
+from inferplane.child_process import socket_pair
 from inferplane.engine.messages import FromEngine, ToEngine
 from inferplane.engine.watchdog import Tick
 from inferplane.frames import FrameBuffer, frame
@@ -43,22 +43,17 @@ class EngineChild(asyncio.Protocol):
         """
         inline = plan.topology.placement == "inline"
         own = plan.worker_env[0] if inline and plan.worker_env else {}
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                fds = (theirs.fileno(), self._tick.fd)
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "inferplane.engine.process", *map(str, fds)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,  # what a library prints is log, never an answer
-                    pass_fds=fds,
-                    env={**environment, **own},
-                )
-            loop = asyncio.get_running_loop()
-            await loop.create_unix_connection(lambda: self, sock=ours)
-        except BaseException:  # cancelled too: nobody else knows this end yet
-            ours.close()
-            raise
+        with socket_pair() as (ours, theirs):
+            fds = (theirs.fileno(), self._tick.fd)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "inferplane.engine.process", *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a library prints is log, never an answer
+                pass_fds=fds,
+                env={**environment, **own},
+            )
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=ours)
         assert self._transport is not None
         self._transport.write(frame(msgspec.msgpack.encode(plan)))
 

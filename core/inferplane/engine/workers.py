@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from inferplane import errors
+from inferplane.child_process import socket_pair
 from inferplane.engine.watchdog import Patience, is_stopped
 from inferplane.errors import ConfigError, DeviceError
 from inferplane.execution import wire
@@ -146,9 +146,8 @@ class WorkerExecutor(Executor):
         self.close()
 
     def _spawn(self, rank: int) -> _Worker:
-        ours, theirs = socket.socketpair()
         own = self.plan.worker_env[rank] if rank < len(self.plan.worker_env) else {}
-        with theirs:
+        with socket_pair() as (ours, theirs):
             process = subprocess.Popen(
                 [sys.executable, "-m", "inferplane.execution.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
