@@ -102,9 +102,9 @@ class Decoder(Model):
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
         x, residual = self.embedding(token_ids), None
         turn = self.rotary(positions)
-        turns = (turn, turn if self.window_rotary is None else self.window_rotary(positions))
+        window_turn = turn if self.window_rotary is None else self.window_rotary(positions)
         for layer, has_window in zip(self._layers, self._has_window, strict=True):
-            x, residual = layer(x, residual, turns[has_window], context)
+            x, residual = layer(x, residual, window_turn if has_window else turn, context)
         assert residual is not None
         return self.norm.add(x, residual)[0]
 

@@ -1,4 +1,5 @@
-"""The XLA software stack as Python sees it: what must be installed, told without importing it.
+"""The XLA software stack as Python sees it: what must be installed, told without importing it, and
+the few of its functions that this plugin calls.
 
 The only module of this plugin that may ever import `torch_xla`: `libtpu` belongs to one process
 of a host, so nobody but the worker may touch it.
@@ -6,25 +7,48 @@ of a host, so nobody but the worker may touch it.
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING, Any
+
 from inferplane.probing import Requirement
 
-__all__ = ["problem", "versions"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = [
+    "counter",
+    "donate",
+    "exact_products",
+    "flush",
+    "keep_programs",
+    "measured",
+    "memory",
+    "problem",
+    "ragged_attention",
+    "use_client",
+    "versions",
+]
 
 _EXACT = "2.9.0"
 """torch_xla's last release; it works with this torch and no other."""
-REQUIRED = (
+_PYTHON_STACK = (
     Requirement("torch-xla", _EXACT, "torch_xla", 'PyPI (`pip install "inferplane-tpu[xla]"`)'),
     Requirement("torch", _EXACT, "torch", "PyPI"),
-    Requirement("libtpu", "0.0.21", "libtpu", "PyPI"),
 )
+_DRIVER = Requirement("libtpu", "0.0.21", "libtpu", "PyPI")
 
 
-def problem() -> str:
-    """Why the stack cannot be used, with the next step; "" = it looks right."""
-    for requirement in REQUIRED:
+def problem(chips: bool = True) -> str:
+    """Why the stack cannot be used, with the next step; "" = it looks right.
+
+    `chips` False: for XLA's client of the host processor, which needs no `libtpu`.
+    """
+    for requirement in (*_PYTHON_STACK, _DRIVER) if chips else _PYTHON_STACK:
         if missing := requirement.problem():
             return missing
-    torch = REQUIRED[1].version()
+    torch = _PYTHON_STACK[1].version()
     if torch.split("+")[0] != _EXACT:
         return f"torch {torch} does not fit torch-xla {_EXACT}, which needs torch =={_EXACT}"
     return ""
@@ -32,4 +56,87 @@ def problem() -> str:
 
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
-    return {r.distribution: version for r in REQUIRED if (version := r.version())}
+    installed = (*_PYTHON_STACK, _DRIVER)
+    return {r.distribution: version for r in installed if (version := r.version())}
+
+
+def use_client(kind: str) -> None:
+    """Load torch_xla; "TPU" or "CPU" is the client it starts unless the process already names one.
+
+    The planner's `worker_env` says the same; this is for callers who run inside their own process.
+    """
+    os.environ.setdefault("PJRT_DEVICE", kind)
+    import torch_xla  # noqa: F401  # it registers the device and the backend "openxla"
+
+
+def keep_programs(folder: str) -> None:
+    """Compiled programs are kept in `folder` and found there by the next process.
+
+    Has an effect once a process, before its first computation.
+    """
+    import torch_xla
+    import torch_xla.runtime as runtime
+
+    if not torch_xla._XLAC._xla_computation_cache_is_initialized():
+        runtime.initialize_cache(folder, readonly=False)
+
+
+def exact_products() -> None:
+    """Products of float32 matrices in float32; a TPU rounds their inputs to bfloat16 otherwise."""
+    from torch_xla import backends
+
+    if backends.get_mat_mul_precision() != "highest":
+        backends.set_mat_mul_precision("highest")
+
+
+def flush(wait: bool = False) -> None:
+    """Run what was recorded outside of programs; `wait` until the device has done everything."""
+    import torch_xla
+    import torch_xla.core.xla_model as xla_model
+
+    torch_xla.sync(wait=wait)
+    if wait:
+        xla_model.wait_device_ops()
+
+
+def counter(name: str) -> int:
+    """One of XLA's counters of this process."""
+    import torch_xla.debug.metrics as metrics
+
+    return int(metrics.counter_value(name) or 0)
+
+
+def measured(name: str) -> tuple[int, float]:
+    """(how often, seconds in all) of one of XLA's timed metrics of this process."""
+    import torch_xla.debug.metrics as metrics
+
+    count, nanoseconds, _ = metrics.metric_data(name) or (0, 0.0, ())
+    return int(count), float(nanoseconds) / 1e9
+
+
+def memory() -> tuple[int, int]:
+    """Bytes (used, limit) of the first device. Raises RuntimeError where the client cannot tell."""
+    import torch_xla.core.xla_model as xla_model
+
+    info: Any = xla_model.get_memory_info()
+    return int(info["bytes_used"]), int(info["bytes_limit"])
+
+
+def donate(tensor: Tensor) -> Tensor:
+    """Inside a program: its result may take the place of `tensor`, instead of a copy of all of it.
+
+    Source: torch_xla's `dynamo_set_buffer_donor_`, which becomes input-output aliasing in XLA.
+    """
+    import torch
+
+    given: Tensor = torch.ops.xla.dynamo_set_buffer_donor_(tensor, True)
+    return given
+
+
+def ragged_attention() -> Callable[..., Tensor]:
+    """torch_xla's ragged paged attention: a Pallas kernel, or plain torch with use_kernel=False."""
+    import torch
+    import torch_xla.experimental.custom_kernel  # noqa: F401  # it registers the operator
+
+    operator: Callable[..., Tensor] = torch.ops.xla.ragged_paged_attention
+    return operator

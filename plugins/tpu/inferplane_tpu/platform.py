@@ -1,21 +1,35 @@
-"""Google TPUs: what is found on this host. This release detects them and serves nothing on them."""
+"""Google TPUs: what is found on this host, and what compiled programs can serve on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inferplane.errors import DeviceUnavailableError
+from inferplane.errors import ConfigError
 from inferplane.interfaces import (
+    Allocator,
     Capabilities,
     Change,
+    DeviceRuntime,
     EngineConfig,
+    GraphCompiler,
+    KVStore,
     ModelShape,
     Platform,
     Probe,
+    SamplerCaps,
+    SchedulerLimits,
+    ShapePolicy,
+    Topology,
+    WorkerContext,
 )
 from inferplane.probing import pci_devices
+from inferplane.shapes import TokenGrid
 from inferplane_tpu import _sdk
+
+if TYPE_CHECKING:
+    from inferplane_tpu.compiler import Driver
 
 __all__ = ["Tpu"]
 
@@ -29,6 +43,12 @@ _GENERATIONS = {
     "0x0076": "v7x",
 }
 """PCI device id -> generation; other devices of the vendor (network, disks) are no chips."""
+_WITH_PALLAS = ("v4", "v5p", "v5e", "v6e", "v7x")
+"""Generations that torch_xla's ragged attention is written for."""
+_SCALAR_BYTES = 1 << 19
+_LANES = 128
+_MOST_GATHERED = 1 << 28
+"""Elements that the tokens of one step may gather in a layer: at 2^24 a time, 16 pieces."""
 
 
 class Tpu(Platform):
@@ -39,7 +59,7 @@ class Tpu(Platform):
         self._root = root
 
     def probe(self, env: Mapping[str, str]) -> Probe:
-        """Chips and driver first, then the Python stack. Score 0: `auto` must not choose it yet."""
+        """Chips and driver first, then the Python stack."""
         chips = [
             _GENERATIONS[device]
             for device in pci_devices(self._root, _PCI_VENDOR)
@@ -55,25 +75,121 @@ class Tpu(Platform):
             return Probe(False, reason, device_count=len(chips), arch=arch, versions=versions)
         return Probe(
             True,
-            f"{found}, torch-xla {versions['torch-xla']}; "
-            "this release detects it and cannot serve on it",
+            f"{found}, torch-xla {versions['torch-xla']}",
+            score=50,
             device_count=len(chips),
             arch=arch,
             versions=versions,
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """Facts of the family; everything a missing executor would have to obey stays off."""
-        return Capabilities(compute_dtypes=("bfloat16", "float32"))
+        """Steps of any mix; greedy on the device, every other draw by the core's sampler."""
+        return Capabilities(
+            labels=("pallas",) if probe.arch in _WITH_PALLAS else (),
+            compute_dtypes=("bfloat16", "float32"),
+            kv_layouts=("pages",),
+            static_shapes=True,
+            limits=SchedulerLimits(
+                max_prefill_seqs=None,
+                mix_prefill_decode=True,
+                chunked_prefill=True,
+                prefix_cache=True,
+            ),
+            sampler=SamplerCaps(params=(), host_rows=True),
+            prefer={"attention": ("ragged", "gathered")},
+        )
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
-        """Always refuses: there is no compiler behind the probe yet."""
-        raise DeviceUnavailableError(
-            "inferplane-tpu of this release only detects TPUs, it cannot run a model on them; "
-            "use --device cpu, or another device that `inferplane plugins list` shows as usable"
+        """Pages whose table fits on the chip; steps that the gathering attention can afford."""
+        _refuse_ranks(config)
+        changes = []
+        least = _least_block(config, caps)
+        if config.block_size and config.block_size < least:
+            raise ConfigError(
+                f"block_size {config.block_size}: the page tables of {config.max_num_seqs} "
+                f"requests of {config.max_model_len} tokens then exceed a chip's scalar memory; "
+                f"accepted: multiples of {caps.block_multiple} from {least}"
+            )
+        if not config.block_size and least > caps.block_multiple:
+            reason = "smaller pages need tables that exceed a chip's scalar memory"
+            changes.append(Change("block_size", least, reason))
+        if "pallas" not in caps.labels:
+            most = max(_affordable_tokens(config, model), config.max_num_seqs)
+            if config.max_batched_tokens > most:
+                reason = "without Pallas each token of a step gathers its whole context"
+                changes.append(Change("max_batched_tokens", most, reason))
+        return tuple(changes)
+
+    def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
+        """A process of its own, since `libtpu` belongs to one."""
+        _refuse_ranks(config)
+        return Topology(1, 1)
+
+    def worker_env(self, config: EngineConfig, rank: int) -> Mapping[str, str]:
+        """Read when torch_xla is loaded."""
+        return {"PJRT_DEVICE": "TPU"}
+
+    def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
+        """Tokens double from 16; sequences are 8 or all, since each pair is a compilation."""
+        few = min(8, config.max_num_seqs)
+        return TokenGrid(config.max_batched_tokens, config.max_num_seqs, seqs=(few,))
+
+    def create_device(self, context: WorkerContext) -> DeviceRuntime:
+        from inferplane_tpu.runtime import TpuRuntime  # torch must not reach the planner
+
+        return TpuRuntime(self._driver(context))
+
+    def create_allocator(self, context: WorkerContext, device: DeviceRuntime) -> Allocator:
+        """A ledger of the tensors that torch shows; those below it belong to XLA."""
+        from inferplane_tpu.allocator import XlaAllocator  # as above
+
+        return XlaAllocator(device.torch_device)
+
+    def create_kv_store(
+        self, context: WorkerContext, device: DeviceRuntime, allocator: Allocator
+    ) -> KVStore:
+        """Pages as the Pallas kernel reads them."""
+        from inferplane_tpu.pages import PageStore  # as above
+        from inferplane_tpu.runtime import TpuRuntime  # as above
+
+        assert isinstance(device, TpuRuntime)
+        return PageStore(device, allocator)
+
+    def create_compiler(self, context: WorkerContext, device: DeviceRuntime) -> GraphCompiler:
+        """Over the device's driver."""
+        from inferplane_tpu.compiler import BucketCompiler  # as above
+        from inferplane_tpu.runtime import TpuRuntime  # as above
+
+        assert isinstance(device, TpuRuntime)
+        return BucketCompiler(device.driver)
+
+    def _driver(self, context: WorkerContext) -> Driver:
+        """What makes programs; stand-ins for a chip have another."""
+        from inferplane_tpu.xla import XlaDriver  # as above
+
+        return XlaDriver("TPU", context.cache, exact=context.config.dtype == "float32")
+
+
+def _refuse_ranks(config: EngineConfig) -> None:
+    if config.tensor_parallel > 1:
+        raise ConfigError(
+            f"tensor_parallel {config.tensor_parallel}: tpu serves on one chip, not on several yet"
         )
+
+
+def _least_block(config: EngineConfig, caps: Capabilities) -> int:
+    """The smallest block whose tables, i32[S,P], fit into scalar memory."""
+    slots = config.max_num_seqs * config.max_model_len
+    least = -(-4 * slots // _SCALAR_BYTES)
+    return max(1, -(-least // caps.block_multiple)) * caps.block_multiple
+
+
+def _affordable_tokens(config: EngineConfig, model: ModelShape) -> int:
+    """How many tokens may gather `max_model_len` slots each, in all `_MOST_GATHERED` elements."""
+    padded = -(-model.head_dim // _LANES) * _LANES
+    return max(16, _MOST_GATHERED // (config.max_model_len * 2 * model.num_kv_heads * padded))
 
 
 def _driver_problem(root: Path, found: str) -> str:

@@ -8,3 +8,10 @@ INTERFACE_VERSION = (1, 0)
 @hookimpl
 def register_platforms(register: Register) -> None:
     register("tpu", "inferplane_tpu.platform:Tpu")
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    on = ("tpu",)
+    register("ragged", "inferplane_tpu.attention.ragged:RaggedAttention", on=on)
+    register("gathered", "inferplane_tpu.attention.paged:GatheredAttention", on=on)

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from inferplane.errors import ConfigError
-from inferplane.interfaces import EngineConfig, ModelShape, Probe
 from inferplane.testing.fake_sdk import write_files, write_sdk
 from inferplane_tpu.platform import Tpu
 
@@ -18,7 +16,6 @@ FOUR_CHIPS = {
 }
 NODES = {f"dev/vfio/{n}": "" for n in range(4)}
 NETWORK = {f"{PCI}/0000:00:09.0/vendor": "0x1ae0", f"{PCI}/0000:00:09.0/device": "0x0042"}
-MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
 
 
 def machine(tmp_path: Path, files: dict[str, str]) -> Tpu:
@@ -62,11 +59,13 @@ def test_chips_and_stack_are_found_without_importing_them(
     install(tmp_path, monkeypatch, versions)
     probe = machine(tmp_path, FOUR_CHIPS | NODES).probe({})
     assert probe.ok and probe.device_count == 4 and probe.versions["libtpu"] == "0.0.52"
-    assert probe.score == 0, "auto must never choose a device that cannot serve"
+    assert probe.score == 50
 
 
-def test_a_detected_device_is_still_refused_with_what_to_use_instead() -> None:
-    platform = Tpu()
-    caps = platform.capabilities(Probe(True, "", arch="v6e"), MODEL)
-    with pytest.raises(ConfigError, match=r"only detects TPUs.*--device cpu"):
-        platform.resolve(EngineConfig(model="m"), caps, MODEL)
+def test_an_empty_package_of_the_same_name_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = write_sdk(tmp_path / "site", {"torch_xla": "#"}, {"torch-xla": "0.1"})
+    monkeypatch.syspath_prepend(str(site))
+    probe = machine(tmp_path, FOUR_CHIPS | NODES).probe({})
+    assert not probe.ok and "torch-xla 0.1 is an empty placeholder of" in probe.reason

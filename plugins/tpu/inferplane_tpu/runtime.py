@@ -1,0 +1,60 @@
+"""One XLA device as the core sees it: uploads become inputs of programs, downloads are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inferplane.errors import DeviceError
+from inferplane.interfaces import Array, Bucket, DeviceRuntime, MemoryReport
+from inferplane_tpu.compiler import Driver
+
+__all__ = ["TpuRuntime"]
+
+
+class TpuRuntime(DeviceRuntime):
+    """Addresses mean nothing here: programs take whatever buffers they are called with."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.torch_device = driver.torch_device
+
+    def memory(self) -> MemoryReport:
+        """As the driver reports it."""
+        return self.driver.memory()
+
+    def synchronize(self) -> None:
+        """Raises DeviceError."""
+        self.driver.wait()
+
+    def to_device(self, arrays: Mapping[str, Array], bucket: Bucket | None) -> Mapping[str, Tensor]:
+        """One transfer an array; copies, since the client may read them after the call."""
+        return {
+            name: torch.from_numpy(array.copy()).to(self.torch_device)
+            for name, array in arrays.items()
+        }
+
+    def to_host(self, tensors: Mapping[str, Tensor]) -> _Download:
+        """What is pending is begun now and fetched by `result()`."""
+        self.driver.flush()
+        return _Download(tensors)
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Tensors of the inference mode cannot be traced here."""
+        return torch.no_grad()
+
+
+@dataclass(frozen=True, slots=True)
+class _Download:
+    tensors: Mapping[str, Tensor]
+
+    def result(self) -> Mapping[str, Array]:
+        """Wait, then the arrays. Raises DeviceError."""
+        try:
+            return {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}
+        except RuntimeError as error:
+            raise DeviceError(f"a step failed on the device: {error}") from error

@@ -1,0 +1,105 @@
+"""torch_xla as the driver: torch traces whole steps, XLA compiles and keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from inferplane.errors import DeviceError
+from inferplane.interfaces import ArtifactCache, ExecutorStats, MemoryReport
+from inferplane_tpu import _sdk
+from inferplane_tpu.compiler import Driver, Program
+
+__all__ = ["XlaDriver"]
+
+_GIB = 1 << 30
+_PROGRAM_SHARE = 32
+"""One part in so many of a chip's memory is left to programs."""
+
+
+class XlaDriver(Driver):
+    """One device of this process's XLA client.
+
+    Counters are of this driver alone: what XLA compiles while one of its calls is under way.
+    """
+
+    torch_device = "xla:0"
+
+    def __init__(self, client: str, cache: ArtifactCache, exact: bool, kv_bytes: int = 0) -> None:
+        """`client`: TPU or CPU. `exact`: float32 products must not be rounded. `kv_bytes`: what a
+        client that shares the host's memory may spend on the KV cache.
+        """
+        _sdk.use_client(client)
+        _sdk.keep_programs(str(_folder(cache, f"xla-{self.fingerprint()}")))
+        if exact:
+            _sdk.exact_products()
+        self._kv_bytes = kv_bytes
+        self._compiles = self._hits = 0
+        self._seconds = 0.0
+
+    def program(self, fn: Program) -> Program:
+        """Through torch.compile: guards at each call, one XLA program."""
+        traced = torch.compile(fn, backend="openxla", fullgraph=True, dynamic=False)
+
+        def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            with self._counting():
+                return dict(traced(inputs))
+
+        return run
+
+    def donate(self, tensor: Tensor) -> Tensor:
+        """Input-output aliasing."""
+        return _sdk.donate(tensor)
+
+    def flush(self) -> None:
+        """One graph of everything pending."""
+        with self._counting():
+            _sdk.flush()
+
+    def wait(self) -> None:
+        """Raises DeviceError."""
+        try:
+            with self._counting():
+                _sdk.flush(wait=True)
+        except RuntimeError as error:
+            raise DeviceError(f"{self.torch_device} failed: {error}") from error
+
+    def memory(self) -> MemoryReport:
+        """The chip's; on a host processor the KV budget, since XLA's client there cannot tell."""
+        if self._kv_bytes:
+            return MemoryReport(self._kv_bytes, self._kv_bytes, shared_with_host=True)
+        try:
+            used, limit = _sdk.memory()
+        except RuntimeError as error:
+            raise DeviceError(f"{self.torch_device} does not tell its memory: {error}") from error
+        return MemoryReport(limit, max(limit - used, 0), reserved=limit // _PROGRAM_SHARE)
+
+    def stats(self) -> ExecutorStats:
+        """What XLA compiled, and what it read from the folder of kept programs."""
+        return ExecutorStats(
+            compiles=self._compiles, cache_hits=self._hits, compile_seconds=self._seconds
+        )
+
+    def fingerprint(self) -> str:
+        """All versions of the stack."""
+        return "-".join(f"{name}{version}" for name, version in sorted(_sdk.versions().items()))
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        (count, seconds), hits = _sdk.measured("CompileTime"), _sdk.counter("PersistentCacheHit")
+        try:
+            yield
+        finally:
+            now, now_seconds = _sdk.measured("CompileTime")
+            self._compiles += now - count
+            self._seconds += now_seconds - seconds
+            self._hits += _sdk.counter("PersistentCacheHit") - hits
+
+
+def _folder(cache: ArtifactCache, entry: str) -> Path:
+    """A folder of the cache that XLA fills itself."""
+    return cache.find(entry) or cache.store(entry, Path.mkdir)

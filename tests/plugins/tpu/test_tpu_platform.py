@@ -1,0 +1,92 @@
+"""What the TPU platform asks of a configuration, and which programs it will compile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from inferplane.errors import ConfigError
+from inferplane.interfaces import AttentionSpec, EngineConfig, ModelShape, Probe, StepShape
+from inferplane_tpu.attention.paged import GatheredAttention
+from inferplane_tpu.attention.ragged import RaggedAttention
+from inferplane_tpu.hosted import HostedTpu
+from inferplane_tpu.platform import Tpu
+
+MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
+PLATFORM = Tpu()
+CHIP = PLATFORM.capabilities(Probe(True, "", arch="v6e"), MODEL)
+HOST = PLATFORM.capabilities(Probe(True, "", arch="host"), MODEL)
+SPEC = AttentionSpec(8, 2, 64, 64, "bfloat16", "bfloat16", 0.125, 16)
+
+
+def changes(config: EngineConfig, caps=CHIP) -> dict[str, object]:
+    found = PLATFORM.resolve(config, caps, MODEL)
+    settled = replace(config, **{change.key: change.value for change in found})
+    assert PLATFORM.resolve(settled, caps, MODEL) == ()
+    return {change.key: change.value for change in found}
+
+
+def test_page_tables_fit_into_a_chip_s_scalar_memory() -> None:
+    assert changes(EngineConfig("m", max_num_seqs=128, max_model_len=4096)) == {}
+    long = EngineConfig("m", max_num_seqs=256, max_model_len=32_768)
+    assert changes(long) == {"block_size": 64}
+    assert 4 * 256 * (32_768 // 64) <= 1 << 19
+    with pytest.raises(ConfigError, match=r"block_size 32.*multiples of 16 from 64"):
+        PLATFORM.resolve(replace(long, block_size=32), CHIP, MODEL)
+
+
+def test_steps_are_short_only_where_each_token_gathers_its_context() -> None:
+    config = EngineConfig("m", max_num_seqs=8, max_model_len=4096, max_batched_tokens=2048)
+    assert changes(config) == {}
+    assert changes(config, HOST) == {"max_batched_tokens": 128}
+    assert changes(replace(config, max_num_seqs=200), HOST) == {"max_batched_tokens": 200}
+    assert changes(replace(config, max_model_len=256), HOST) == {}
+
+
+def test_the_kernel_is_preferred_on_chips_and_says_why_not_elsewhere() -> None:
+    assert CHIP.prefer["attention"][0] == "ragged"
+    assert RaggedAttention.supports(SPEC, CHIP) == ()
+    assert "runs none" in RaggedAttention.supports(SPEC, HOST)[0]
+    assert RaggedAttention.supports(replace(SPEC, sinks=True), CHIP) == (
+        "knows no attention sinks",
+    )
+    assert GatheredAttention.supports(replace(SPEC, sinks=True), HOST) == ()
+    old = PLATFORM.capabilities(Probe(True, "", arch="v2/v3"), MODEL)
+    assert RaggedAttention.supports(SPEC, old)
+
+
+def test_layers_that_pages_cannot_hold_are_refused_with_reasons() -> None:
+    (reason,) = GatheredAttention.supports(replace(SPEC, head_dim_v=32), HOST)
+    assert "cannot share a page" in reason
+    (reason,) = GatheredAttention.supports(replace(SPEC, kv_dtype="int8"), HOST)
+    assert "int8" in reason
+
+
+def test_one_bucket_serves_prompts_and_answers_together() -> None:
+    policy = PLATFORM.shapes(EngineConfig("m", max_num_seqs=32, max_batched_tokens=512), CHIP)
+    assert len(policy.buckets()) == 12
+    mixed = StepShape(40, 9, 8, 32, 300, 30)
+    assert str(policy.select(mixed)) == "mixed-t64-s32"
+    assert str(policy.select(StepShape(3, 3, 3, 1, 900, 60))) == "mixed-t16-s8"
+
+
+def test_only_greedy_is_the_device_s_and_every_other_draw_the_host_s() -> None:
+    assert CHIP.sampler.params == () and CHIP.sampler.host_rows
+
+
+def test_several_chips_are_refused_until_they_are_served() -> None:
+    with pytest.raises(ConfigError, match="one chip, not on several"):
+        PLATFORM.resolve(EngineConfig("m", tensor_parallel=4), CHIP, MODEL)
+
+
+def test_the_client_of_the_worker_is_named_as_data() -> None:
+    config = EngineConfig("m")
+    assert PLATFORM.worker_env(config, 0) == {"PJRT_DEVICE": "TPU"}
+    assert HostedTpu().worker_env(config, 0) == {"PJRT_DEVICE": "CPU"}
+
+
+def test_the_stand_in_is_never_chosen_by_itself_and_says_what_it_is() -> None:
+    probe = HostedTpu().probe({})
+    assert probe.score == 0
+    assert "host processor" in probe.reason
