@@ -66,9 +66,6 @@ inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
     }
 }
 
-// Rows per turn of this kind; groups keep two sums a row.
-inline int turn_rows(Kind kind) { return kind == INT8_G32 || kind == INT4_G32 ? 4 : TURN; }
-
 // Word i of each of `rows` rows, `pitch` bytes apart, to out[i * rows + row].
 inline void interleave(const uint8_t* plain, int64_t pitch, int64_t words, int64_t rows, uint32_t* out) {
     int64_t done = 0;

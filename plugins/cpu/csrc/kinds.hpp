@@ -6,6 +6,8 @@ namespace ip {
 
 enum Kind : int32_t { F32 = 0, BF16 = 1, INT8 = 2, INT8_G32 = 3, INT4_G32 = 4 };
 
+inline bool grouped(Kind kind) { return kind == INT8_G32 || kind == INT4_G32; }
+
 inline int64_t panel_bytes(Kind kind, int64_t k) {
     switch (kind) {
         case F32: return k * 64;

@@ -61,14 +61,15 @@ inline void turn(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x,
 // All turns against the same panels, which stay in cache; each turn fetches its part of the next ones.
 template <int NB>
 inline void turns(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t k, int64_t rows,
-                   int64_t panel, Ahead next, const Epilogue& e) {
-    const int64_t most = turn_rows(kind), bytes = input_bytes(kind, k);
+                  int64_t panel, Ahead next, const Epilogue& e) {
+    const int64_t most = TURN, bytes = input_bytes(kind, k);
     const int64_t step = std::max<int64_t>(1, 64 * most / std::max(rows, most));
     for (int64_t r = 0; r < rows; r += most) {
         const int64_t fetched = r / most * (stride * step / 64);
-        const Ahead ahead = fetched < stride ? Ahead{next.start + fetched, next.stride, step} : Ahead{w, 0, 0};
+        const Ahead part{next.start + fetched, next.stride, step}, nothing{w, 0, 0};
         const uint32_t* rows_here = (const uint32_t*)(x + r * bytes);
-        turn<NB>(kind, w, stride, rows_here, k, std::min(most, rows - r), r, panel, ahead, e);
+        turn<NB>(kind, w, stride, rows_here, k, std::min(most, rows - r), r, panel,
+                 fetched < stride ? part : nothing, e);
     }
 }
 
@@ -76,8 +77,9 @@ inline void turns(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x,
 inline void matmul(Kind kind, const uint8_t* w, const uint8_t* x, int64_t k, int64_t rows, int64_t first,
                    int64_t last, Ahead after, const Epilogue& e) {
     const int64_t stride = panel_bytes(kind, k);
+    const bool lone = rows <= TURN;  // waits for memory, which likes one stream
     int64_t p = first;
-    if (rows > turn_rows(kind))  // a lone turn waits for memory, which likes one stream
+    if (!lone && !grouped(kind))  // two sums a row: one panel fills the registers
         for (; p + 2 <= last; p += 2) {
             const uint8_t* here = w + p * stride;
             const Ahead next = p + 4 <= last ? Ahead{here + 2 * stride, stride, 0} : after;
@@ -85,7 +87,10 @@ inline void matmul(Kind kind, const uint8_t* w, const uint8_t* x, int64_t k, int
         }
     for (; p < last; p++) {
         const uint8_t* here = w + p * stride;
-        turns<1>(kind, here, stride, x, k, rows, p, Ahead{here + AHEAD, stride, 0}, e);
+        const Ahead next = lone           ? Ahead{here + AHEAD, stride, 0}
+                           : p + 1 < last ? Ahead{here + stride, stride, 0}
+                                          : after;
+        turns<1>(kind, here, stride, x, k, rows, p, next, e);
     }
 }
 

@@ -69,7 +69,7 @@ Ahead next_weights(const Walk& w, const Instruction& here, int thread) {
 // The input of a linear in turns. Few rows are prepared by each thread for itself; of a lone turn each
 // thread prepares some rows and lays all of them out; of many turns each thread makes some.
 const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int thread) {
-    const int64_t pitch = input_bytes(Kind(i.kind), i.k), most = turn_rows(Kind(i.kind));
+    const int64_t pitch = input_bytes(Kind(i.kind), i.k), most = TURN;
     const int threads = w.pool.threads();
     float* temporary = (float*)w.program.scratch[thread];
     uint8_t* plain = w.program.scratch[thread] + (i.k * 4 + 63) / 64 * 64;

@@ -109,97 +109,79 @@ struct WideRows {
           sums((const int32_t*)scales + k / 32 * M) {}
 };
 
-template <int M, int NB>
-inline void tile_int8_g32(const uint8_t* w, int64_t stride, const uint32_t* x, int64_t k, Ahead ahead,
-                          vf* acc) {
+template <int M>
+inline void tile_int8_g32(const uint8_t* w, const uint32_t* x, int64_t k, Ahead ahead, vf* acc) {
     const WideRows<M> rows(x, k);
-    vf total[M][NB];
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) total[m][b] = acc[m * NB + b];
+    vf total[M];
+    for (int m = 0; m < M; m++) total[m] = acc[m];
     for (int64_t g = 0; g < k / 32; g++) {
         const uint8_t* block = w + g * 544;
-        vi high[M][NB], low[M][NB];
-        for (int m = 0; m < M; m++)
-            for (int b = 0; b < NB; b++)
-                high[m][b] = izero(), low[m][b] = iset(-128 * rows.sums[g * M + m]);
+        vi high[M], low[M];
+        for (int m = 0; m < M; m++) high[m] = izero(), low[m] = iset(-128 * rows.sums[g * M + m]);
+#pragma GCC unroll 8  // the sums of a group then stay in registers
         for (int i = 0; i < 8; i++) {
-            BytesU8 wv[NB];
-            for (int b = 0; b < NB; b++) {
-                wv[b] = load_u8(block + b * stride + i * 64);
-                ahead.fetch<NB>(b, g * 544 + i * 64);
-            }
+            const BytesU8 wv = load_u8(block + i * 64);
+            ahead.fetch<1>(0, g * 544 + i * 64);
             const int64_t at = (g * 8 + i) * M;
-            for (int m = 0; m < M; m++)
-                for (int b = 0; b < NB; b++) {
-                    high[m][b] = dot_u8(high[m][b], wv[b], rows.high[at + m]);
-                    low[m][b] = dot_u8(low[m][b], wv[b], rows.low[at + m]);
-                }
-        }
-        for (int b = 0; b < NB; b++) {
-            const vf ws = vload_f16((const uint16_t*)(block + b * stride + 512));
-            ahead.fetch<NB>(b, g * 544 + 512);
             for (int m = 0; m < M; m++) {
-                const vf scale = vmul(ws, vset(rows.scales[g * M + m]));
-                total[m][b] = vfma(itof(iwide(high[m][b], low[m][b])), scale, total[m][b]);
+                high[m] = dot_u8(high[m], wv, rows.high[at + m]);
+                low[m] = dot_u8(low[m], wv, rows.low[at + m]);
             }
         }
+        const vf ws = vload_f16((const uint16_t*)(block + 512));
+        ahead.fetch<1>(0, g * 544 + 512);
+        for (int m = 0; m < M; m++)
+            total[m] = vfma(itof(iwide(high[m], low[m])), vmul(ws, vset(rows.scales[g * M + m])), total[m]);
     }
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) acc[m * NB + b] = total[m][b];
+    for (int m = 0; m < M; m++) acc[m] = total[m];
 }
 
-template <int M, int NB>
-inline void tile_int4_g32(const uint8_t* w, int64_t stride, const uint32_t* x, int64_t k, Ahead ahead,
-                          vf* acc) {
+template <int M>
+inline void tile_int4_g32(const uint8_t* w, const uint32_t* x, int64_t k, Ahead ahead, vf* acc) {
     const WideRows<M> rows(x, k);
-    vf total[M][NB];
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) total[m][b] = acc[m * NB + b];
+    vf total[M];
+    for (int m = 0; m < M; m++) total[m] = acc[m];
     for (int64_t g = 0; g < k / 32; g++) {
         const uint8_t* block = w + g * 320;
-        vi high[M][NB], low[M][NB];
-        for (int m = 0; m < M; m++)
-            for (int b = 0; b < NB; b++) high[m][b] = low[m][b] = izero();
+        vi high[M], low[M];
+        for (int m = 0; m < M; m++) high[m] = low[m] = izero();
+#pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            BytesU8 first[NB], second[NB];
-            for (int b = 0; b < NB; b++) {
-                load_nibbles(block + b * stride + i * 64, first[b], second[b]);
-                ahead.fetch<NB>(b, g * 320 + i * 64);
-            }
+            BytesU8 first, second;
+            load_nibbles(block + i * 64, first, second);
+            ahead.fetch<1>(0, g * 320 + i * 64);
             const int64_t at = (g * 8 + i * 2) * M;
-            for (int m = 0; m < M; m++)
-                for (int b = 0; b < NB; b++) {
-                    high[m][b] = dot_u8(high[m][b], first[b], rows.high[at + m]);
-                    low[m][b] = dot_u8(low[m][b], first[b], rows.low[at + m]);
-                    high[m][b] = dot_u8(high[m][b], second[b], rows.high[at + M + m]);
-                    low[m][b] = dot_u8(low[m][b], second[b], rows.low[at + M + m]);
-                }
-        }
-        for (int b = 0; b < NB; b++) {
-            const vf ws = vload_f16((const uint16_t*)(block + b * stride + 256));
-            const vf wo = vload_f16((const uint16_t*)(block + b * stride + 288));
-            ahead.fetch<NB>(b, g * 320 + 256);
             for (int m = 0; m < M; m++) {
-                const vf sum = vmul(wo, vset(float(rows.sums[g * M + m])));
-                const vf dot = vfma(itof(iwide(high[m][b], low[m][b])), ws, sum);
-                total[m][b] = vfma(dot, vset(rows.scales[g * M + m]), total[m][b]);
+                high[m] = dot_u8(high[m], first, rows.high[at + m]);
+                low[m] = dot_u8(low[m], first, rows.low[at + m]);
+                high[m] = dot_u8(high[m], second, rows.high[at + M + m]);
+                low[m] = dot_u8(low[m], second, rows.low[at + M + m]);
             }
+        }
+        const vf ws = vload_f16((const uint16_t*)(block + 256));
+        const vf wo = vload_f16((const uint16_t*)(block + 288));
+        ahead.fetch<1>(0, g * 320 + 256);
+        for (int m = 0; m < M; m++) {
+            const vf sum = vmul(wo, itof(iset(rows.sums[g * M + m])));
+            const vf dot = vfma(itof(iwide(high[m], low[m])), ws, sum);
+            total[m] = vfma(dot, vset(rows.scales[g * M + m]), total[m]);
         }
     }
-    for (int m = 0; m < M; m++)
-        for (int b = 0; b < NB; b++) acc[m * NB + b] = total[m][b];
+    for (int m = 0; m < M; m++) acc[m] = total[m];
 }
 
-// acc[M][NB] += 16 outputs each.
+// acc[M][NB] += 16 outputs each; of the grouped kinds one panel at a time.
 template <int M, int NB>
 inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x, int64_t k, Ahead ahead,
                  vf* acc) {
+    if constexpr (NB == 1) {
+        if (kind == INT8_G32) return tile_int8_g32<M>(w, x, k, ahead, acc);
+        if (kind == INT4_G32) return tile_int4_g32<M>(w, x, k, ahead, acc);
+    }
     switch (kind) {
         case F32: return tile_f32<M, NB>(w, stride, x, k, ahead, acc);
         case BF16: return tile_bf16<M, NB>(w, stride, x, k, ahead, acc);
-        case INT8: return tile_int8<M, NB>(w, stride, x, k, ahead, acc);
-        case INT8_G32: return tile_int8_g32<M, NB>(w, stride, x, k, ahead, acc);
-        default: return tile_int4_g32<M, NB>(w, stride, x, k, ahead, acc);
+        default: return tile_int8<M, NB>(w, stride, x, k, ahead, acc);
     }
 }
 
