@@ -71,31 +71,60 @@ struct Partial {  // of TILE rows: sum of p*v, largest score, sum of p
     float* sum;   // [TILE]
 };
 
-// NB panels of output from dimension d on: the sum of p*v over the blocks.
+// What one piece of attention reads: blocks [first, last) of a sequence, of one KV head.
+struct Context {
+    const Cache* cache;
+    const int32_t* table;
+    int64_t head, first, last;
+
+    int64_t panels() const { return (last - first) * (cache->block_size / 16); }
+    // 16 tokens of keys; beyond the end the last ones
+    const uint8_t* keys(int64_t panel) const {
+        const int64_t each = cache->block_size / 16, at = std::min(panel, panels() - 1);
+        const uint8_t* block = cache->key_block(table[first + at / each], head);
+        return block + at % each * panel_bytes(cache->kind, cache->dim);
+    }
+    const uint8_t* values(int64_t block) const {
+        return cache->value_block(table[std::min(first + block, last - 1)], head);
+    }
+};
+
+// scores[M][CHUNK] = q K^T. Meanwhile the keys of what comes next are fetched.
 template <int M, int NB>
-inline void weigh(const Cache& c, int64_t head, const int32_t* table, int64_t b0, int64_t b1, int64_t d,
-                  const uint32_t* p, float* out) {
-    const int64_t stride = panel_bytes(c.kind, c.block_size), words = c.block_size / 4 * c.bytes();
+inline void score(const Context& now, const Context& next, int64_t panel, const uint32_t* q, float* scores) {
+    const uint8_t* keys = now.keys(panel);
+    const Ahead ahead{next.keys(panel), next.keys(panel + 1) - next.keys(panel), 64};
     vf acc[M * NB];
     for (vf& a : acc) a = vzero();
-    for (int64_t b = b0; b < b1; b++) {
-        const uint8_t* values = c.value_block(table[b], head) + d / 16 * stride;
-        tile<M, NB>(c.kind, values, stride, p + (b - b0) * words * M, c.block_size,
-                    Ahead{values, stride, 0}, acc);
-    }
+    tile<M, NB>(now.cache->kind, keys, now.keys(panel + 1) - keys, q, now.cache->dim, ahead, acc);
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < NB; n++) vstore(scores + m * CHUNK + (panel + n) * 16, acc[m * NB + n]);
+}
+
+// NB panels of output from dimension d on: the sum of p*v over all blocks. Fetches the values that come next.
+template <int M, int NB>
+inline void weigh(const Context& now, const Context& next, int64_t d, const uint32_t* p, float* out) {
+    const Cache& c = *now.cache;
+    const int64_t stride = panel_bytes(c.kind, c.block_size), at = d / 16 * stride;
+    const int64_t words = c.block_size / 4 * c.bytes();
+    vf acc[M * NB];
+    for (vf& a : acc) a = vzero();
+    for (int64_t b = 0; b < now.last - now.first; b++)
+        tile<M, NB>(c.kind, now.values(b) + at, stride, p + b * words * M, c.block_size,
+                    Ahead{next.values(b) + at, stride, 64}, acc);
     for (int m = 0; m < M; m++)
         for (int n = 0; n < NB; n++) vstore(out + m * c.dim_v + d + n * 16, acc[m * NB + n]);
 }
 
-// `next`: the keys that this thread reads afterwards.
+// `next` is what this thread reads afterwards.
 template <int M>
-inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& rows, int64_t head,
-                        const int32_t* table, int64_t begin, int64_t end, const uint8_t* next,
+inline void attend_rows(const AttentionSpec& spec, const Rows& rows, const Context& now, const Context& next,
                         uint8_t* scratch, Partial result) {
-    const int64_t bs = c.block_size, words = c.bytes() / 2;  // words: of a pair of numbers
-    uint32_t* q = (uint32_t*)scratch;                        // a turn of M rows
-    float* scores = (float*)(scratch + TILE * c.dim * 4);    // [M][CHUNK]
-    uint32_t* p = (uint32_t*)(scores + TILE * CHUNK);        // a turn of M rows
+    const Cache& c = *now.cache;
+    const int64_t words = c.bytes() / 2;                   // words: of a pair of numbers
+    uint32_t* q = (uint32_t*)scratch;                      // a turn of M rows
+    float* scores = (float*)(scratch + TILE * c.dim * 4);  // [M][CHUNK]
+    uint32_t* p = (uint32_t*)(scores + TILE * CHUNK);      // a turn of M rows
     int64_t position[M];
     for (int m = 0; m < M; m++) {
         const int64_t r = rows.start + m, token = r / rows.group;
@@ -106,42 +135,18 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
         position[m] = rows.first + token;
     }
     interleave((const uint8_t*)scores, CHUNK * 4, c.dim / 2 * words, M, q);
-    const int64_t b0 = begin / bs, b1 = (end + bs - 1) / bs, span = (b1 - b0) * bs;
-    const int64_t stride = panel_bytes(c.kind, c.dim);
-    for (int64_t b = b0; b < b1; b++) {
-        const uint8_t* keys = c.key_block(table[b], head);
-        const uint8_t* values = c.value_block(table[b], head);  // blocks lie anywhere: fetch both
-        const uint8_t* later = b + 1 < b1 ? c.key_block(table[b + 1], head) : next;
-        for (int64_t at = 0; at < bs * c.dim_v * c.bytes(); at += 64)
-            _mm_prefetch((const char*)values + at, _MM_HINT_T0);
-        float* out = scores + (b - b0) * bs;
-        int64_t t = 0;
-        for (; t + 32 <= bs; t += 32) {
-            vf acc[M * 2];
-            for (vf& a : acc) a = vzero();
-            tile<M, 2>(c.kind, keys + t / 16 * stride, stride, q, c.dim,
-                       Ahead{later + t / 16 * stride, stride, 64}, acc);
-            for (int m = 0; m < M; m++) {
-                vstore(out + m * CHUNK + t, acc[m * 2]);
-                vstore(out + m * CHUNK + t + 16, acc[m * 2 + 1]);
-            }
-        }
-        if (t < bs) {
-            vf acc[M];
-            for (vf& a : acc) a = vzero();
-            tile<M, 1>(c.kind, keys + t / 16 * stride, stride, q, c.dim,
-                       Ahead{later + t / 16 * stride, stride, 64}, acc);
-            for (int m = 0; m < M; m++) vstore(out + m * CHUNK + t, acc[m]);
-        }
-    }
+    const int64_t span = now.panels() * 16, before = now.first * c.block_size;
+    int64_t panel = 0;
+    for (; panel + 2 <= now.panels(); panel += 2) score<M, 2>(now, next, panel, q, scores);
+    if (panel < now.panels()) score<M, 1>(now, next, panel, q, scores);
     constexpr float NEVER = -std::numeric_limits<float>::infinity();
     for (int m = 0; m < M; m++) {
         float* s = scores + m * CHUNK;
         if (spec.softcap > 0)
             for (int64_t t = 0; t < span; t++) s[t] = spec.softcap * std::tanh(s[t] / spec.softcap);
         // what this row may see of the chunk
-        int64_t low = spec.window ? std::max<int64_t>(0, position[m] - spec.window + 1 - b0 * bs) : 0;
-        int64_t high = std::min<int64_t>(span, position[m] + 1 - b0 * bs);
+        int64_t low = spec.window ? std::max<int64_t>(0, position[m] - spec.window + 1 - before) : 0;
+        int64_t high = std::min<int64_t>(span, position[m] + 1 - before);
         for (int64_t t = 0; t < std::min(low, span); t++) s[t] = NEVER;
         for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = NEVER;
         vf top = vset(NEVER);
@@ -163,24 +168,23 @@ inline void attend_rows(const Cache& c, const AttentionSpec& spec, const Rows& r
     }
     interleave((const uint8_t*)scores, CHUNK * 4, span / 2 * words, M, p);
     int64_t d = 0;
-    for (; d + 32 <= c.dim_v; d += 32) weigh<M, 2>(c, head, table, b0, b1, d, p, result.out);
-    for (; d < c.dim_v; d += 16) weigh<M, 1>(c, head, table, b0, b1, d, p, result.out);
+    for (; d + 32 <= c.dim_v; d += 32) weigh<M, 2>(now, next, d, p, result.out);
+    for (; d < c.dim_v; d += 16) weigh<M, 1>(now, next, d, p, result.out);
 }
 
 inline int64_t attention_scratch(int64_t dim) { return TILE * dim * 4 + TILE * CHUNK * 8; }
 
-inline void attend_tile(const Cache& c, const AttentionSpec& spec, const Rows& rows, int64_t head,
-                        const int32_t* table, int64_t begin, int64_t end, const uint8_t* next,
+inline void attend_tile(const AttentionSpec& spec, const Rows& rows, const Context& now, const Context& next,
                         uint8_t* scratch, Partial out) {
     switch (rows.count) {
-        case 1: return attend_rows<1>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        case 2: return attend_rows<2>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        case 3: return attend_rows<3>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        case 4: return attend_rows<4>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        case 5: return attend_rows<5>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        case 6: return attend_rows<6>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        case 7: return attend_rows<7>(c, spec, rows, head, table, begin, end, next, scratch, out);
-        default: return attend_rows<8>(c, spec, rows, head, table, begin, end, next, scratch, out);
+        case 1: return attend_rows<1>(spec, rows, now, next, scratch, out);
+        case 2: return attend_rows<2>(spec, rows, now, next, scratch, out);
+        case 3: return attend_rows<3>(spec, rows, now, next, scratch, out);
+        case 4: return attend_rows<4>(spec, rows, now, next, scratch, out);
+        case 5: return attend_rows<5>(spec, rows, now, next, scratch, out);
+        case 6: return attend_rows<6>(spec, rows, now, next, scratch, out);
+        case 7: return attend_rows<7>(spec, rows, now, next, scratch, out);
+        default: return attend_rows<8>(spec, rows, now, next, scratch, out);
     }
 }
 

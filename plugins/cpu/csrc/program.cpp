@@ -204,22 +204,19 @@ void each_tile(const Walk& w, const Instruction& i, Visit visit) {
     }
 }
 
-// The first keys that a tile reads of one of its chunks.
-const uint8_t* keys_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk) {
+// What a tile reads in one of its chunks.
+Context context_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk) {
     const Cache& cache = w.program.caches[i.layer];
     const Group& group = w.step.groups[i.group];
     const int64_t begin = std::max(t.begin, (t.begin / CHUNK + chunk) * CHUNK);
-    return cache.key_block(group.tables[t.seq * group.width + begin / cache.block_size], t.head);
+    const int64_t end = std::min(t.end, (t.begin / CHUNK + chunk + 1) * CHUNK), size = cache.block_size;
+    return {&cache, group.tables + t.seq * group.width, t.head, begin / size, (end + size - 1) / size};
 }
 
-void chunk_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk, const uint8_t* next,
+void chunk_of(const Walk& w, const Instruction& i, const Tile& t, const Context& now, const Context& next,
               Partial out, int thread) {
     const AttentionSpec spec{i.heads, float(i.scale), float(i.softcap), i.window};
-    const int64_t begin = std::max(t.begin, (t.begin / CHUNK + chunk) * CHUNK);
-    const int64_t end = std::min(t.end, (t.begin / CHUNK + chunk + 1) * CHUNK);
-    const Group& group = w.step.groups[i.group];
-    attend_tile(w.program.caches[i.layer], spec, t.rows, t.head, group.tables + t.seq * group.width,
-                begin, end, next, w.program.scratch[thread], out);
+    attend_tile(spec, t.rows, now, next, w.program.scratch[thread], out);
 }
 
 void store(const Walk& w, const Instruction& i, const Tile& t, const Running& total) {
@@ -240,14 +237,20 @@ struct Held {
     bool any = false;
 };
 
-void attend_held(const Walk& w, const Instruction& i, const Held& held, const uint8_t* next, int thread) {
+// `next`: what is computed afterwards, null at the end.
+void attend_held(const Walk& w, const Instruction& i, const Held& held, const Context* next, int thread) {
     const Tile& t = held.tile;
     if (!held.any) return;
-    if (held.chunk >= 0) return chunk_of(w, i, t, held.chunk, next, held.part, thread);
+    if (held.chunk >= 0) {
+        const Context now = context_of(w, i, t, held.chunk);
+        return chunk_of(w, i, t, now, next ? *next : now, held.part, thread);
+    }
     Running total;
     for (int64_t c = 0; c < t.chunks(); c++) {
-        const uint8_t* later = c + 1 < t.chunks() ? keys_of(w, i, t, c + 1) : next;
-        chunk_of(w, i, t, c, later, held.part, thread);
+        const bool last = c + 1 == t.chunks();
+        const Context now = context_of(w, i, t, c);
+        const Context later = !last ? context_of(w, i, t, c + 1) : next ? *next : now;
+        chunk_of(w, i, t, now, later, held.part, thread);
         total.merge(held.part, t.rows.count, i.dim_v, c == 0);
     }
     store(w, i, t, total);
@@ -260,7 +263,8 @@ void attend(const Walk& w, const Instruction& i, int thread) {
     Held held;
     auto hold = [&](const Tile& t, int64_t chunk, float* part) {
         if (item++ % threads != thread) return;
-        attend_held(w, i, held, keys_of(w, i, t, std::max<int64_t>(chunk, 0)), thread);
+        const Context next = context_of(w, i, t, std::max<int64_t>(chunk, 0));
+        attend_held(w, i, held, &next, thread);
         held = {t, chunk, partial_at(part, i.dim_v), true};
     };
     each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
@@ -268,7 +272,7 @@ void attend(const Walk& w, const Instruction& i, int thread) {
         for (int64_t c = 0; c < t.chunks(); c++)
             hold(t, c, w.program.partials + (first + c) * partial_floats(i.dim_v));
     });
-    attend_held(w, i, held, w.program.caches[i.layer].keys, thread);
+    attend_held(w, i, held, nullptr, thread);
 }
 
 bool any_split(const Walk& w, const Instruction& i) {
