@@ -23,6 +23,8 @@ DecoderLayer: TypeAlias = Callable[
     [Tensor, Tensor | None, Turn, ForwardContext], tuple[Tensor, Tensor]
 ]
 """(x, residual or None for the first layer, turn, context) -> (x, residual)."""
+_BARE = ("embed_tokens.", "layers.", "norm.")
+"""How tensors begin in checkpoints that were saved without an output layer."""
 
 
 class PreNormLayer:
@@ -80,7 +82,9 @@ class Decoder(Model):
             for layer in range(config.num_layers)
         ]
         self.norm = build.norm("model.norm", config.hidden_size, self.norm_offset)
-        self._logits = build.logits("lm_head", self.embedding if config.tie_embeddings else None)
+        self._logits = self.make_logits(build)
+        for bare in _BARE:
+            build.weights.rename(bare, f"model.{bare}")
         self.sites = tuple(build.attention_sites)
         self.rotary = build.rotary(config.rope, config.head_dim)
         # One table serves both kinds of layers unless the model has two bases.
@@ -92,6 +96,11 @@ class Decoder(Model):
     @abstractmethod
     def make_layer(self, build: Builder, prefix: str, layer: int) -> DecoderLayer:
         """Layer number `layer`, whose tensors begin with `prefix`."""
+
+    def make_logits(self, build: Builder) -> Callable[[Tensor], Tensor]:
+        """The output layer: hidden[R,D] -> f32[R,V]."""
+        tied = self.embedding if build.config.tie_embeddings else None
+        return build.logits("lm_head", tied)
 
     def kv_layers(self) -> tuple[LayerKV, ...]:
         return tuple(site.kv(self._dtype_name) for site in self.sites)

@@ -7,6 +7,14 @@ from inferplane.hookspecs import Register, hookimpl
 __all__ = ["INTERFACE_VERSION", "register_models"]
 
 INTERFACE_VERSION = (1, 0)
+_FAMILIES = {
+    "Llama": "Llama",
+    "Mistral": "Llama",
+    "Phi3": "Phi3",
+    "Qwen2": "Qwen2",
+    "Qwen3": "Qwen3",
+}
+"""Decoders that also come without an output layer: name -> whose layers they have."""
 
 
 @hookimpl
@@ -30,4 +38,7 @@ def register_models(register: Register) -> None:
     register("Qwen2ForCausalLM", "inferplane.models.qwen2:Qwen2")
     register("Qwen3ForCausalLM", "inferplane.models.qwen3:Qwen3")
     register("Qwen3MoeForCausalLM", "inferplane.models.qwen3_moe:Qwen3Moe")
+    for name, kind in _FAMILIES.items():
+        register(f"{name}Model", f"inferplane.models.headless:{kind}Vectors")
+        register(f"{name}ForSequenceClassification", f"inferplane.models.headless:{kind}Classifier")
     register("*", "inferplane.models.transformers_decoder:TransformersDecoder")
