@@ -94,6 +94,11 @@ class _SyncGuard(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its modes untyped
         self.waits: list[str] = []
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """True: programs of torch.compile run under it, instead of being skipped by it."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

@@ -5,7 +5,6 @@ refuses. Needs torch; no accelerator.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -15,8 +14,9 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from torch.fx import GraphModule
 
 from inferplane.errors import DeviceError
+from inferplane.execution.own_code import own_code
 
-__all__ = ["GraphKey", "TracedDevice", "own_code"]
+__all__ = ["GraphKey", "TracedDevice"]
 
 GraphKey: TypeAlias = tuple[tuple[tuple[int, ...], str], ...]
 """(shape, dtype) of each tensor a graph takes, in order."""
@@ -75,20 +75,6 @@ class TracedDevice:
         tensors = [value for value in inputs if isinstance(value, Tensor)]
         self.graphs.append(tuple((tuple(x.shape), str(x.dtype)) for x in tensors))
         self.after_seal += self._sealed
-
-
-def own_code(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The same plain function on a code object of its own; anything else is returned as it is.
-
-    torch keeps compiled programs by code object: a hundred buckets of one function would be
-    a hundred guards to try at each call, and exceed torch's limit of recompilations.
-    """
-    if not isinstance(fn, FunctionType):
-        return fn
-    code = fn.__code__.replace()
-    twin = FunctionType(code, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
-    twin.__kwdefaults__ = fn.__kwdefaults__
-    return twin
 
 
 def _is_dynamic(value: object) -> bool:

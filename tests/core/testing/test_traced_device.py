@@ -11,12 +11,13 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402  (after the check that there is one)
 
 from inferplane.errors import DeviceError  # noqa: E402
+from inferplane.execution.own_code import own_code  # noqa: E402
 from inferplane.ops.reference.attention import (  # noqa: E402
     AttentionRule,
     PagedContext,
     write_and_attend,
 )
-from inferplane.testing.traced_device import TracedDevice, own_code  # noqa: E402
+from inferplane.testing.traced_device import TracedDevice  # noqa: E402
 
 BLOCKS, SIZE, HEADS, KV_HEADS, DIM = 8, 16, 4, 2, 8
 RULE = AttentionRule(0.25)
