@@ -1,11 +1,11 @@
 """What the Gaudi platform says of machines described on disk."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from inferplane.errors import ConfigError
-from inferplane.interfaces import EngineConfig, ModelShape, Probe
+from inferplane.interfaces import Probe
 from inferplane.testing.fake_sdk import write_files, write_sdk
 from inferplane_gaudi.platform import Gaudi
 
@@ -23,7 +23,6 @@ MODULES = {
     "habana_frameworks.torch.hpu": MUST_NOT_RUN,
     "torch": MUST_NOT_RUN,
 }
-MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
 
 
 def machine(tmp_path: Path, files: dict[str, str]) -> Gaudi:
@@ -48,9 +47,22 @@ def test_a_card_without_the_sdk_says_where_it_comes_from(tmp_path: Path) -> None
     )
 
 
+def test_an_old_or_empty_sdk_is_named_with_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, told in (("1.21.0", "is too old"), ("0.0.1", "is an empty placeholder")):
+        modules = {"empty": ""} if version == "0.0.1" else {"habana_frameworks": "#" * 70_000}
+        site = write_sdk(tmp_path / version, modules, {"habana-torch-plugin": version})
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(site))
+            probe = machine(tmp_path, CARD | DRIVER).probe({})
+        assert not probe.ok and f"habana-torch-plugin {version} {told}" in probe.reason
+
+
 def test_an_sdk_without_its_module_is_a_placeholder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "habana_frameworks", raising=False)  # the emulation's
     site = write_sdk(tmp_path / "site", {"empty": ""}, {"habana-torch-plugin": "1.24.1"})
     monkeypatch.syspath_prepend(str(site))
     probe = machine(tmp_path, CARD | DRIVER).probe({})
@@ -64,7 +76,7 @@ def test_card_driver_and_sdk_are_found_without_importing_them(
     monkeypatch.syspath_prepend(str(write_sdk(tmp_path / "site", MODULES, dists)))
     probe = machine(tmp_path, CARD | DRIVER).probe({})
     assert probe.ok and probe.arch == "gaudi2" and probe.device_count == 1
-    assert probe.score == 0, "auto must never choose a device that cannot serve"
+    assert probe.score == 50 and "1 x gaudi2, habana-torch-plugin 1.24.1.492" in probe.reason
 
 
 def test_the_range_of_fp8_is_stated_only_where_it_is_known() -> None:
@@ -73,11 +85,3 @@ def test_the_range_of_fp8_is_stated_only_where_it_is_known() -> None:
         for arch in ("gaudi", "gaudi2", "gaudi3", "")
     }
     assert flavour == {"gaudi": "none", "gaudi2": "range240", "gaudi3": "none", "": "none"}
-
-
-def test_a_detected_device_is_still_refused_with_what_to_use_instead() -> None:
-    platform = Gaudi()
-    caps = platform.capabilities(Probe(True, "", arch="gaudi2"), MODEL)
-    assert caps.block_multiple == 128
-    with pytest.raises(ConfigError, match=r"only detects Gaudi cards.*--device cpu"):
-        platform.resolve(EngineConfig(model="m"), caps, MODEL)

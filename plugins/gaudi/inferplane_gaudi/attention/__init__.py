@@ -1,0 +1,1 @@
+"""Attention over flat KV slots: lists of blocks in use for decodes, rectangles for prompts."""

@@ -1,0 +1,141 @@
+"""The attention backend: writes to flat slots, then reads blocks in use or the rectangle itself.
+
+T tokens, N heads, K KV heads, H head size, Hv value head size.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inferplane.execution.reference_attention import owners
+from inferplane.execution.torch_kv_store import PagedKV
+from inferplane.interfaces import (
+    Array,
+    AttentionBackend,
+    AttentionMeta,
+    AttentionSpec,
+    Bucket,
+    Capabilities,
+    DeviceRuntime,
+    Reasons,
+    StepBatch,
+)
+from inferplane.shapes import pad
+from inferplane_gaudi.attention.lists import list_blocks
+from inferplane_gaudi.attention.products import (
+    Rule,
+    attend_listed,
+    attend_rectangle,
+    seen_from,
+)
+
+__all__ = ["FlatAttention"]
+
+_Form = Literal["prompt", "continued", "listed"]
+
+
+class FlatAttention(AttentionBackend):
+    """Three forms, told by the bucket and fixed in its program.
+
+    prompt: whole prompts, causal within the rectangle, nothing is read back. continued: one
+    sequence over all blocks of its context. listed: rows over the list of blocks they use; decodes,
+    and whatever has no bucket of this plugin.
+    """
+
+    layouts = ("nhd",)
+    graph: ClassVar[Literal["never", "decode", "always"]] = "always"
+
+    def __init__(self, spec: AttentionSpec, device: DeviceRuntime) -> None:
+        self._spec = spec
+        self._rule = Rule(spec.scale, spec.window, spec.softcap)
+
+    @classmethod
+    def supports(cls, spec: AttentionSpec, caps: Capabilities) -> Reasons:
+        """Causal attention over a cache in the model's arithmetic or another plain dtype."""
+        checks = (
+            (spec.causal, "attends causally only"),
+            (spec.cached, "needs a KV cache"),
+            (not spec.latent, "latent attention: not implemented"),
+            (not spec.drafts, "decodes one token of a sequence at a time"),
+            (spec.dtype in caps.compute_dtypes, f"computes in {', '.join(caps.compute_dtypes)}"),
+            (spec.kv_dtype in caps.kv_dtypes, f"stores KV in {', '.join(caps.kv_dtypes)}"),
+        )
+        return tuple(reason for holds, reason in checks if not holds)
+
+    def build(self, batch: StepBatch, bucket: Bucket | None) -> AttentionMeta:
+        """Slots, and whichever lists the form reads."""
+        spec = self._spec
+        if bucket is not None:
+            batch = pad(batch, bucket, spec.block_size)
+        form = _form(bucket)
+        arrays = {"slots": batch.slots[spec.group]}
+        if form == "continued":
+            assert bucket is not None
+            arrays["positions"] = batch.positions
+            arrays["blocks"] = _first(batch.block_tables[spec.group][0], bucket.context_blocks)
+        elif form == "listed":
+            arrays |= self._lists(batch, bucket)
+        return AttentionMeta(static=form, arrays=arrays)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        kv: object,
+        meta: AttentionMeta,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """Writes first, so that every token finds itself."""
+        assert isinstance(kv, PagedKV)
+        slots = meta.arrays["slots"]
+        if k is not None and v is not None:
+            kv.write(slots, k, v)
+        if meta.static == "listed":
+            return attend_listed(q, (kv.k, kv.v), meta.arrays, self._rule, sinks)
+        if meta.static == "continued":
+            return self._attend_continued(q, kv, meta, sinks)
+        if k is None or v is None:  # another layer's, which it has just written
+            k, v = kv.read(slots)
+        k, v = (x.to(held.dtype).to(q.dtype) for x, held in ((k, kv.k), (v, kv.v)))
+        seen = None
+        if self._spec.window is not None:
+            place = torch.arange(len(q), dtype=torch.int32, device=q.device)
+            seen = seen_from(place, len(q), self._spec.window)
+        return attend_rectangle(q[None], k[None], v[None], self._rule, seen, sinks)[0]
+
+    def _attend_continued(
+        self, q: Tensor, kv: PagedKV, meta: AttentionMeta, sinks: Tensor | None
+    ) -> Tensor:
+        blocks = meta.arrays["blocks"]
+        keys, values = (
+            cache.index_select(0, blocks).flatten(0, 1)[None].to(q.dtype) for cache in (kv.k, kv.v)
+        )
+        seen = seen_from(meta.arrays["positions"], keys.shape[1], self._spec.window)
+        return attend_rectangle(q[None], keys, values, self._rule, seen, sinks)[0]
+
+    def _lists(self, batch: StepBatch, bucket: Bucket | None) -> dict[str, Array]:
+        spec = self._spec
+        tables = batch.block_tables[spec.group]
+        if bucket is not None and bucket.graph == "decode" and bucket.context_blocks:
+            rows, length = tables, bucket.context_blocks
+        else:  # every token is a row; its blocks are listed once for each
+            rows = tables[owners(batch, bucket)]
+            length = 0 if bucket is None else rows.size
+        return list_blocks(rows, batch.positions, spec.block_size, spec.window, length)
+
+
+def _form(bucket: Bucket | None) -> _Form:
+    if bucket is None or bucket.graph != "prefill" or bucket.num_seqs != 1:
+        return "listed"
+    return "continued" if bucket.context_blocks else "prompt"
+
+
+def _first(values: Array, count: int) -> Array:
+    out = np.zeros(count, np.int32)
+    out[: min(count, len(values))] = values[:count]
+    return out

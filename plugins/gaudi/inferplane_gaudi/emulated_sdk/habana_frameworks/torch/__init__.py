@@ -1,0 +1,1 @@
+"""The SDK's bridge to torch."""
