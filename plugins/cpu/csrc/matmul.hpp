@@ -62,7 +62,8 @@ inline void turn(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x,
 template <int NB>
 inline void turns(Kind kind, const uint8_t* w, int64_t stride, const uint8_t* x, int64_t k, int64_t rows,
                   int64_t panel, Ahead next, const Epilogue& e) {
-    const int64_t most = TURN, bytes = input_bytes(kind, k);
+    constexpr int64_t most = TURN;
+    const int64_t bytes = input_bytes(kind, k);
     const int64_t step = std::max<int64_t>(1, 64 * most / std::max(rows, most));
     for (int64_t r = 0; r < rows; r += most) {
         const int64_t fetched = r / most * (stride * step / 64);
