@@ -207,6 +207,25 @@ def test_drafts_change_no_drawn_token(start) -> None:
     assert row.token_ids == plain_tokens[1:5]
 
 
+@pytest.mark.parametrize("drafter", [0, 1], ids=["drafts first", "drafts last"])
+def test_drafts_of_one_leave_another_its_logprobs(drafter, start) -> None:
+    driver = start("llama").driver
+    wants = Draw(num_logprobs=2)
+    alone = driver.begin(PROMPTS[2])
+    alone.tokens.append(driver.prefill(alone, wants).token_ids[0])
+    expected = driver.step([Work(alone, 1, wants)])[0]
+    drafting, asking = driver.begin(PROMPTS[1]), driver.begin(PROMPTS[2])
+    drafting.tokens.append(driver.prefill(drafting, Draw()).token_ids[0])
+    asking.tokens.append(driver.prefill(asking, wants).token_ids[0])
+    drafting.tokens += [1, 2, 3]
+    work = [Work(asking, 1, wants)]
+    work.insert(drafter, Work(drafting, 4, Draw(), drafts=3))
+    row = driver.step(work)[1 - drafter]
+    assert row.token_ids == expected.token_ids
+    for found, right in zip(row.logprobs, expected.logprobs, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
 def test_scores_and_host_logits_are_those_of_the_model(start, tiny) -> None:
     driver = start("llama").driver
     prompt = PROMPTS[1]

@@ -125,10 +125,17 @@ def _sampled_rows(batch: StepBatch, bucket: Bucket | None) -> tuple[Array, int]:
 
 
 def _spread(sampling: SamplingBatch | None, width: int) -> SamplingBatch | None:
-    """Each row `width` times, at successive positions."""
+    """Each row `width` times, at successive positions; log-probabilities are those of the first.
+
+    Who wants them has no drafts, so its first row is its only one.
+    """
     if sampling is None or width == 1:
         return sampling
     num_rows = len(sampling.temperature)
     spread = take_rows(sampling, np.repeat(np.arange(num_rows), width))
     steps = np.tile(np.arange(width, dtype=np.uint64), num_rows)
-    return replace(spread, position=spread.position + steps)
+    return replace(
+        spread,
+        position=spread.position + steps,
+        num_logprobs=np.where(steps == 0, spread.num_logprobs, -1),
+    )

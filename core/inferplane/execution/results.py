@@ -63,7 +63,7 @@ class ResultMaker:
             ids, logprobs = self._draw(inputs, tensors, outputs)
             wanted["ids"] = ids if self._fixed else ids[: inputs.num_rows]
             next_inputs = wanted["ids"][:: inputs.width]
-            if logprobs is not None and inputs.width == 1:
+            if logprobs is not None:
                 wanted |= {"logprob." + name: x for name, x in logprobs._asdict().items()}
         if batch.host_rows is not None:
             wanted["logits"] = outputs["logits"]
@@ -184,7 +184,7 @@ class StepPending:
         """Those of the rows that asked, in place; other rows hold id -1."""
         if "logprob.values" not in arrays:
             return None
-        asked = self.inputs.sampling.arrays["logprob_rows"]
+        asked = self.inputs.sampling.arrays["logprob_rows"] // self.inputs.width
         width = arrays["logprob.values"].shape[1]
         values = np.full((num_rows, width), -np.inf, np.float32)
         ids = np.full((num_rows, width), -1, np.int32)

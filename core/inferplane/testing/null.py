@@ -295,7 +295,7 @@ class NullExecutor(Executor):
         for kv_group, kv in enumerate(self._kv if len(failed) else ()):
             kv.poison(batch, kv_group, batch.sampled[failed])
         if batch.drafts is not None:
-            token_ids, logprobs = self._verify(batch, token_ids_T, digests_T, last_R), None
+            token_ids, logprobs = self._verify(batch, token_ids_T, digests_T, last_R)
         else:
             drawn = self._draw(digests_T[last_R], batch.sampling)
             token_ids, logprobs = drawn.token_ids[:, None], drawn.logprobs
@@ -320,20 +320,25 @@ class NullExecutor(Executor):
 
     def _verify(
         self, batch: StepBatch, token_ids_T: Array, digests_T: Array, last_R: Array
-    ) -> Array:
-        """i32[R,W]: draw at each draft's place and go on while the draft was right."""
+    ) -> tuple[Array, Logprobs | None]:
+        """i32[R,W]: draw at each draft's place and go on while the draft was right.
+
+        Log-probabilities are those of the first place: who wants them has no drafts.
+        """
         assert batch.drafts is not None and batch.sampling is not None
         drafts_R = batch.drafts[batch.sampled]
         out = np.full((len(last_R), 1 + int(drafts_R.max(initial=0))), -1, np.int32)
-        rows = np.arange(len(last_R))
+        rows, logprobs = np.arange(len(last_R)), None
         for column in range(out.shape[1]):
             at = last_R[rows] - drafts_R[rows] + column
             sampling = take_rows(batch.sampling, rows)
             sampling = replace(sampling, position=sampling.position + np.uint64(column))
-            out[rows, column] = self._draw(digests_T[at], sampling).token_ids
+            drawn = self._draw(digests_T[at], sampling)
+            logprobs = drawn.logprobs if column == 0 else logprobs
+            out[rows, column] = drawn.token_ids
             more = np.flatnonzero(drafts_R[rows] > column)
             rows = rows[more][token_ids_T[at[more] + 1] == out[rows[more], column]]
-        return out
+        return out, logprobs
 
     def _logits(self, digests_N: Array) -> Array:
         """f32[N,V]: noise below 4, and 8 more for the greedy token."""

@@ -293,7 +293,12 @@ def _draw_plan(rng: Random) -> LaunchPlan:
         "nan_token": str(rng.choice((-1, _NAN))),
     }
     scheduler = SchedulerConfig(
-        prefix_cache=rng.random() < 0.8, max_overtakes=rng.choice((0, 0, 3))
+        policy=rng.choice(("fcfs", "fcfs", "priority")),
+        long_prefill_threshold=rng.choice((0, 0, 12)),
+        prefix_cache=rng.random() < 0.8,
+        reserve_whole_prompt=rng.random() < 0.5,
+        max_overtakes=rng.choice((0, 0, 3)),
+        num_drafts=rng.choice((0, 4)) if device == "null_sync" else 0,
     )
     return null_plan(
         device,
@@ -308,7 +313,7 @@ def _draw_plan(rng: Random) -> LaunchPlan:
 def _draw_request(rng: Random, name: str, plan: LaunchPlan) -> Request:
     """Prompts share beginnings; every parameter that leaves traces in rows or lanes is drawn."""
     shared = [(7 * place + rng.randrange(2)) % _CRASH for place in range(rng.choice((0, 16, 40)))]
-    own = [rng.randrange(_CRASH) for _ in range(rng.randint(1, 60))]
+    own = [rng.randrange(_CRASH) for _ in range(rng.randint(1, 20))] * rng.randint(1, 3)
     if rng.random() < 0.05:
         own[-1] = rng.choice((_CRASH, _NAN))
     pooling = rng.random() < 0.05
