@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from inferplane import LLM
@@ -170,11 +171,85 @@ def test_a_task_the_model_cannot_do_is_refused_at_the_start(task: str, tmp_path:
         load(tmp_path, task=task)
 
 
-def test_a_part_nobody_computes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("activation", "bias"), [("Tanh", True), ("Identity", False)])
+@torch.inference_mode()
+def test_dense_parts_run_between_pooling_and_length(
+    activation: str, bias: bool, tmp_path: Path
+) -> None:
+    reference = write(tmp_path, "BertModel")
+    say(tmp_path, pooling_mode_mean_tokens=True)
+    layers = [add_dense(tmp_path, "2_Dense", 32, 40, activation, bias)]
+    layers.append(add_dense(tmp_path, "3_Dense", 40, 16, "Identity", True))
+    add_part(tmp_path, "Normalize", "4_Normalize")
+    with load(tmp_path) as llm:
+        got = [one.vector for one in llm.embed(TEXTS)]
+    for vector, text in zip(got, TEXTS, strict=True):
+        wanted = reference(**encoded(tmp_path, text)).last_hidden_state[0].mean(0)
+        wanted = getattr(torch.nn, activation)()(layers[0](wanted))
+        wanted = torch.nn.functional.normalize(layers[1](wanted), dim=0)
+        np.testing.assert_allclose(vector, wanted, atol=2e-5)
+
+
+def add_part(folder: Path, kind: str, path: str) -> None:
+    file = folder / "modules.json"
+    parts = json.loads(file.read_text())
+    part = {"idx": len(parts), "path": path, "type": f"sentence_transformers.models.{kind}"}
+    file.write_text(json.dumps([*parts, part]))
+
+
+def add_dense(
+    folder: Path, path: str, size: int, outputs: int, activation: str, bias: bool
+) -> torch.nn.Linear:
+    """A random Dense module, laid out as sentence-transformers does."""
+    add_part(folder, "Dense", path)
+    torch.manual_seed(size)
+    layer = torch.nn.Linear(size, outputs, bias=bias)
+    (folder / path).mkdir()
+    stored = {f"linear.{name}": tensor for name, tensor in layer.state_dict().items()}
+    save_file(stored, folder / path / "model.safetensors")
+    kind = "linear" if activation == "Identity" else "activation"
+    config = {
+        "in_features": size,
+        "out_features": outputs,
+        "bias": bias,
+        "activation_function": f"torch.nn.modules.{kind}.{activation}",
+    }
+    (folder / path / "config.json").write_text(json.dumps(config))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"out_features": 41}, "linear.bias"),
+        ({"out_features": -1}, "need whole numbers"),
+        ({"bias": False}, "linear.bias"),
+        ({"activation_function": "acme.Swish9"}, "Swish9"),
+        ({"module_input_name": "token_embeddings"}, "token_embeddings"),
+    ],
+)
+def test_a_dense_part_that_does_not_fit_its_files_is_refused(
+    change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     write(tmp_path, "BertModel")
-    part = {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    say(tmp_path, pooling_mode_mean_tokens=True)
+    add_dense(tmp_path, "2_Dense", 32, 40, "Tanh", True)
+    file = tmp_path / "2_Dense" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ModelError, match=told):
+        load(tmp_path)
+
+
+def test_parts_nobody_computes_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "BertModel")
+    part = {"idx": 2, "path": "2_WordWeights", "type": "sentence_transformers.models.WordWeights"}
     (tmp_path / "modules.json").write_text(json.dumps([part]))
-    with pytest.raises(ModelError, match="module 'Dense'"):
+    with pytest.raises(ModelError, match="module 'WordWeights'"):
+        load(tmp_path)
+    say(tmp_path, pooling_mode_mean_tokens=True)
+    add_part(tmp_path, "Normalize", "2_Normalize")
+    add_dense(tmp_path, "3_Dense", 32, 40, "Tanh", True)
+    with pytest.raises(ModelError, match="Normalize, Dense is not computed here"):
         load(tmp_path)
 
 

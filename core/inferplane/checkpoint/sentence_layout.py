@@ -26,7 +26,8 @@ _MODES: dict[str, Pooling] = {
 }
 _NAMED: dict[object, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _GGUF: dict[object, Pooling] = {1: "mean", 2: "cls", 3: "last"}
-_KNOWN = ("Transformer", "Pooling", "Normalize")
+_KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
+"""Parts that are computed, in the one order in which they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class SentenceLayout:
     """Vectors have length 1 unless a request asks for raw ones."""
     max_tokens: int | None = None
     """The longest text the model was made for."""
+    dense: tuple[Path, ...] = ()
+    """Folders of the linear layers between pooling and normalisation, in order."""
 
 
 def read_sentence_layout(checkpoint: Checkpoint) -> SentenceLayout:
@@ -54,21 +57,22 @@ def read_sentence_layout(checkpoint: Checkpoint) -> SentenceLayout:
     return SentenceLayout(
         is_one=bool(modules) or pooling is not None,
         pooling=pooling,
-        normalize="Normalize" in modules if modules else True,
+        normalize=any(kind == "Normalize" for kind, _ in modules) if modules else True,
         max_tokens=_max_tokens(root / "sentence_bert_config.json") if modules else None,
+        dense=tuple(root / folder for kind, folder in modules if kind == "Dense"),
     )
 
 
-def _modules(path: Path) -> dict[str, str]:
-    """Kind of part -> its folder."""
+def _modules(path: Path) -> list[tuple[str, str]]:
+    """(kind, folder) of each part."""
     if not path.is_file():
-        return {}
+        return []
     # the parser of objects bounds and checks; the file holds a list
     text = read_text(path, _MAX_BYTES)
     parts = parse_object(b'{"modules":%s}' % text.encode(), str(path))["modules"]
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise ModelError(f"{path}: holds no list of modules")
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
     for part in parts:
         kind, folder = str(part.get("type", "")).rpartition(".")[2], str(part.get("path", ""))
         if kind not in _KNOWN:
@@ -78,12 +82,16 @@ def _modules(path: Path) -> dict[str, str]:
             )
         if Path(folder).name != folder:
             raise ModelError(f"{path}: module path {folder!r} is no folder beside it")
-        found[kind] = folder
+        found.append((kind, folder))
+    places = [_KNOWN.index(kind) for kind, _ in found]
+    if places != sorted(places):
+        told = ", ".join(kind for kind, _ in found)
+        raise ModelError(f"{path}: the order {told} is not computed here, only {', '.join(_KNOWN)}")
     return found
 
 
-def _pooling(root: Path, modules: dict[str, str]) -> Pooling | None:
-    path = root / (modules.get("Pooling") or "1_Pooling") / "config.json"
+def _pooling(root: Path, modules: list[tuple[str, str]]) -> Pooling | None:
+    path = root / (dict(modules).get("Pooling") or "1_Pooling") / "config.json"
     if not path.is_file():
         return None
     said = read_object(path, _MAX_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from inferplane.checkpoint import Checkpoint, open_checkpoint
+from inferplane.checkpoint.sentence_layout import read_sentence_layout
+from inferplane.execution.dense_modules import behind_pooling, read_dense_module
 from inferplane.execution.pooling import Pooling, read_pooling
 from inferplane.interfaces import (
     Allocator,
@@ -40,6 +42,8 @@ class LoadedModel:
     vocab_size: int
     binder: Binder
     pooling: Pooling
+    head: Callable[[Tensor], Tensor]
+    """What becomes of pooled states f32[E,D]."""
     generates: bool = True
     """False: its steps want vectors of whole texts, never logits."""
 
@@ -77,6 +81,8 @@ def load_model(
         )
         model = architecture(config, build)
         model.load(_weights(plan, checkpoint, model, dtype, device.torch_device, progress))
+        dense = () if architecture.has_head else read_sentence_layout(checkpoint).dense
+        modules = [read_dense_module(folder, device.torch_device) for folder in dense]
         device.synchronize()
     return LoadedModel(
         model,
@@ -85,6 +91,7 @@ def load_model(
         config.vocab_size,
         binder,
         read_pooling(checkpoint, architecture),
+        behind_pooling(model.head, modules),
         plan.generates,
     )
 

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from inferplane.errors import DeviceError
 from inferplane.execution.inputs import SAMPLING_PREFIX, StepInputs
-from inferplane.execution.pooling import Pooling
+from inferplane.execution.model_loading import LoadedModel
 from inferplane.interfaces import (
     Array,
     Bucket,
     DeviceRuntime,
     Logprobs,
-    Model,
     Pending,
     StepBatch,
     StepResult,
@@ -42,14 +41,15 @@ class ResultMaker:
     """The tail of a step: sampling, scoring, pooling, download."""
 
     def __init__(
-        self, model: Model, sample: Sample, pooling: Pooling, device: DeviceRuntime, fixed: bool
+        self, loaded: LoadedModel, sample: Sample, device: DeviceRuntime, fixed: bool
     ) -> None:
         """`fixed`: the device compiles every shape apart, so that whole buckets come down and the
         host takes the rows that mean something."""
         self._fixed = fixed
-        self._model = model
+        self._model = loaded.model
+        self._head = loaded.head
         self._sample = sample
-        self._pooling = pooling
+        self._pooling = loaded.pooling
         self._device = device
 
     def begin(
@@ -76,7 +76,7 @@ class ResultMaker:
         if batch.embedded is not None:
             pool = self._pool_bucket if self._fixed else self._pool
             pooled = pool(batch, inputs.padding, outputs["hidden"])
-            wanted["embeddings"] = self._model.head(pooled)
+            wanted["embeddings"] = self._head(pooled)
         return StepPending(inputs, self._device.to_host(wanted), self._fixed), next_inputs
 
     def _draw(

@@ -62,7 +62,7 @@ class StepRunner:
             self.programs.takes_any_shape,
         )
         self._static = context.caps.static_shapes
-        self._results = ResultMaker(loaded.model, sample, loaded.pooling, device, self._static)
+        self._results = ResultMaker(loaded, sample, device, self._static)
         self._overlaps = context.caps.limits.async_steps > 0
         widest = max((bucket.num_seqs for bucket in buckets), default=0)
         # the tokens drawn last, at an address that programs may know
