@@ -1,4 +1,4 @@
-"""A program proves itself before it serves: the same small step, native and op by op in torch."""
+"""A program proves itself before it serves: the same small steps, native and op by op in torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Tensor
 from inferplane.interfaces import StepFunction
 from inferplane_cpu.compiler.capture import NotLoweredError
 
-__all__ = ["check_program", "proof_step"]
+__all__ = ["ROWS", "check_program", "proof_step"]
 
 LIMITS = {torch.float32: 1e-3}
 """Mean absolute difference of log-probabilities, by the dtype of activations."""
 ROUNDED_LIMIT = 0.25
 """In bfloat16 torch rounds after every op and lies 0.04 to 0.2 from float32, the program 0.02 to
 0.04 (SmolLM2-135M); a program that computes something else is off by whole nats."""
-_TOKENS = 5
+TOKENS = (5, 13)
+"""Prompts within one turn of the matrix kernels and beyond it, which take different paths."""
+ROWS = 2
+"""Rows of logits that are compared."""
 
 
 def check_program(
@@ -25,12 +28,22 @@ def check_program(
     fn: StepFunction,
     kv: Mapping[str, object],
     example: Mapping[str, Tensor],
+    max_tokens: int,
 ) -> None:
-    """Compare both on one prompt in scratch block 0.
+    """Compare both on short prompts in scratch block 0; the program holds `max_tokens`.
 
     Raises NotLoweredError with the difference found, so that torch takes the step over.
     """
-    inputs = proof_step(example)
+    for tokens in sorted({min(count, max_tokens) for count in TOKENS}):
+        _check_step(program, fn, kv, proof_step(example, tokens))
+
+
+def _check_step(
+    program: StepFunction,
+    fn: StepFunction,
+    kv: Mapping[str, object],
+    inputs: Mapping[str, Tensor],
+) -> None:
     made = program(kv, inputs)
     if "ids" in made and not torch.equal(made["ids"].long(), made["logits"].argmax(-1)):
         raise NotLoweredError("the compiled step chooses other ids than those of its best logits")
@@ -46,16 +59,16 @@ def check_program(
         )
 
 
-def proof_step(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One prompt of a few tokens, all in block 0, in the shape of the example's inputs."""
-    count = torch.arange(_TOKENS, dtype=torch.int32)
+def proof_step(example: Mapping[str, Tensor], tokens: int) -> dict[str, Tensor]:
+    """One prompt of at most 16 tokens, all in block 0, in the shape of the example's inputs."""
+    count = torch.arange(tokens, dtype=torch.int32)
     by_name = {
         "token_ids": 29 + 7 * count,
         "positions": count,
-        "token_source": torch.full((_TOKENS,), -1, dtype=torch.int32),
-        "rows": torch.tensor([_TOKENS - 2, _TOKENS - 1], dtype=torch.int32),
-        "query_start": torch.tensor([0, _TOKENS], dtype=torch.int32),
-        "seq_lens": torch.tensor([_TOKENS], dtype=torch.int32),
+        "token_source": torch.full((tokens,), -1, dtype=torch.int32),
+        "rows": torch.tensor([max(tokens - 2, 0), tokens - 1], dtype=torch.int32),
+        "query_start": torch.tensor([0, tokens], dtype=torch.int32),
+        "seq_lens": torch.tensor([tokens], dtype=torch.int32),
         "slots": count,
     }
     made = {}

@@ -25,7 +25,7 @@ from inferplane_cpu.compiler.capture import (
     Symbol,
 )
 from inferplane_cpu.compiler.lower import Lowering
-from inferplane_cpu.compiler.proof import check_program
+from inferplane_cpu.compiler.proof import ROWS, check_program
 from inferplane_cpu.compiler.weights import PackedWeights
 from inferplane_cpu.native.machine import Machine, ProgramBuilder
 from inferplane_cpu.native.packing import Packer
@@ -43,7 +43,7 @@ class StepCompiler(GraphCompiler):
 
     def __init__(self, machine: Machine, max_context: int, max_rows: int) -> None:
         """`max_context`: tokens of the longest sequence; `max_rows`: most rows of logits a step."""
-        self._max_rows = max_rows
+        self._max_rows = max(max_rows, ROWS)
         self._machine = machine
         self._max_context = max_context
         self._weights = PackedWeights(Packer(machine.library))
@@ -96,7 +96,7 @@ class StepCompiler(GraphCompiler):
         lowering.run()
         program = builder.build(bucket.num_seqs, self._max_context)
         compiled = BoundStep(program, lowering, results).run
-        check_program(compiled, fn, kv, example)
+        check_program(compiled, fn, kv, example, bucket.num_tokens)
         self._superfluous += _only_in_programs(recording)
         return compiled
 

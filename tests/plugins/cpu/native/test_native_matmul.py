@@ -12,7 +12,7 @@ from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
 from inferplane_cpu.native.packing import PackedWeight, Packer
 
 SHAPES = [(64, 16), (96, 40), (576, 960), (1536, 48)]
-ROWS = [1, 2, 5, 8, 17]
+ROWS = [1, 2, 3, 5, 8, 9, 17, 24]  # alone, within a turn, of several turns
 
 
 def quantised(machine: Machine, kind: str, weight: Tensor) -> tuple[PackedWeight, Tensor]:
