@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -18,7 +19,7 @@ from contestants import KINDS, Models, Stable, qualified
 from idle import cpu_share
 from interleaved import in_turns
 from limits import ModelSize
-from peers import OfflinePeer, System
+from peers import OfflinePeer, Served, System, alone
 from probe import Prober, Reading
 from record import CaseRecord, Record
 
@@ -72,10 +73,14 @@ def run_case(
     if not loaded:
         return
     counters = {name: iter(range(1_000)) for name in loaded}
-    timed = {
-        name: lambda name=name, peer=peer: rate(peer, case, next(counters[name]))
-        for name, peer in loaded.items()
-    }
+    held = {pid: Served("", pid) for pid in stable.pids().values()}
+
+    def undisturbed(name: str) -> float:
+        peer = loaded[name]
+        with alone(held[peer.pid], held.values()):
+            return rate(peer, case, next(counters[name]))
+
+    timed = {name: partial(undisturbed, name) for name in loaded}
     before = prober.read(size.step_bytes(case.weights))
     figures = in_turns(timed, turns)
     after = prober.read(size.step_bytes(case.weights))
