@@ -50,6 +50,17 @@ def _read_file(file: Path, tensors: list[TensorInfo]) -> Iterator[tuple[str, Ten
         if tensor.offset + tensor.num_bytes > len(data):
             raise ModelError(f"{file}: became shorter since its header was read")
         yield tensor.name, _view(data, tensor)
+        _release(data, tensor)
+
+
+def _release(data: mmap.mmap, tensor: TensorInfo) -> None:
+    """Give back the memory of a tensor that has been read; who still looks reads the file again."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = (tensor.offset + tensor.num_bytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if whole > 0:
+        data.madvise(mmap.MADV_DONTNEED, start, whole)
 
 
 def _view(data: mmap.mmap, tensor: TensorInfo) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inferplane.errors import ConfigError, ModelError
 from inferplane.interfaces import CanonicalWeight, QuantFormat, QuantScheme
+from inferplane.quantization.canonical import num_groups, slice_weight
 
 __all__ = ["ONLINE_KINDS", "Online"]
 
@@ -19,6 +20,8 @@ ONLINE_KINDS = ("int8", "int4", "fp8")
 """What a user may ask for."""
 _GROUP = 32
 _SMALLEST = 1e-12
+_PIECE_ELEMENTS = 2**20
+"""Widened to float32 at once: beyond its result a layer needs memory for this many only."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _INT8 = QuantScheme("int8")
 _SCHEMES = {
@@ -63,32 +66,54 @@ class Online(QuantFormat):
             )
         scheme = self.scheme(layer)
         assert scheme is not None, "asked for a layer that is not quantised"
-        wide = weight.float()
-        low, high = torch.aminmax(wide)
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise ModelError(f"tensor {name!r} holds values that are not finite")
-        if scheme.weight == "int4":
-            return _int4(name, wide)
-        return _per_output(wide, scheme.weight)
+        if scheme.group and weight.shape[1] % scheme.group:
+            raise ModelError(
+                f"tensor {name!r} has {weight.shape[1]} inputs, int4 needs a multiple of "
+                f"{scheme.group}: use quantization int8"
+            )
+        result = _empty(weight, scheme)
+        step = max(1, _PIECE_ELEMENTS // max(weight.shape[1], 1))
+        for row in range(0, weight.shape[0], step):
+            rows = slice(row, row + step)
+            wide = weight[rows].float()
+            low, high = torch.aminmax(wide)
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                raise ModelError(f"tensor {name!r} holds values that are not finite")
+            _fill(slice_weight(result, rows, slice(None), scheme), wide)
+        return result
 
 
-def _per_output(wide: Tensor, kind: str) -> CanonicalWeight:
-    dtype, most = (torch.int8, 127.0) if kind == "int8" else (torch.float8_e4m3fn, 448.0)
+def _empty(weight: Tensor, scheme: QuantScheme) -> CanonicalWeight:
+    out_features, in_features = weight.shape
+    device = weight.device
+    dtype = torch.float8_e4m3fn if scheme.weight == "fp8_e4m3" else torch.int8
+    scales = torch.empty(out_features, num_groups(scheme, in_features), device=device)
+    return CanonicalWeight(
+        torch.empty(out_features, in_features, dtype=dtype, device=device),
+        scales,
+        torch.empty_like(scales) if scheme.offset else None,
+    )
+
+
+def _fill(target: CanonicalWeight, wide: Tensor) -> None:
+    """Some rows, whose parts are views of the whole layer's."""
+    if target.offsets is not None:
+        _fill_steps(target.values, target.scales, target.offsets, wide)
+        return
+    is_fp8 = target.values.dtype == torch.float8_e4m3fn
+    most = 448.0 if is_fp8 else 127.0
     scales = (wide.abs().amax(1, keepdim=True) / most).clamp_min(_SMALLEST)
-    scaled = (wide / scales).clamp(-most, most)
-    return CanonicalWeight((scaled.round() if kind == "int8" else scaled).to(dtype), scales)
+    scaled = (wide / scales).clamp_(-most, most)
+    target.values.copy_(scaled if is_fp8 else scaled.round_())
+    target.scales.copy_(scales)
 
 
-def _int4(name: str, wide: Tensor) -> CanonicalWeight:
+def _fill_steps(values: Tensor, scales: Tensor, offsets: Tensor, wide: Tensor) -> None:
     """Sixteen even steps from a group's least to its greatest value."""
-    if wide.shape[1] % _GROUP:
-        raise ModelError(
-            f"tensor {name!r} has {wide.shape[1]} inputs, int4 needs a multiple of {_GROUP}: use "
-            "quantization int8"
-        )
     groups = wide.view(wide.shape[0], -1, _GROUP)
     low, high = torch.aminmax(groups, dim=2)
-    scales = ((high - low) / 15).clamp_min(_SMALLEST)
-    steps = ((groups - low[..., None]) / scales[..., None]).round().clamp(0, 15)
-    values = (steps - 8).to(torch.int8)
-    return CanonicalWeight(values.view_as(wide), scales, low + 8 * scales)
+    step = ((high - low) / 15).clamp_min(_SMALLEST)
+    codes = ((groups - low[..., None]) / step[..., None]).round_().clamp_(0, 15) - 8
+    values.copy_(codes.view_as(wide))
+    scales.copy_(step)
+    offsets.copy_(low + 8 * step)

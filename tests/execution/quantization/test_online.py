@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inferplane.errors import ConfigError, ModelError
 from inferplane.quantization.canonical import check_weight
@@ -14,6 +19,39 @@ from inferplane.quantization.online import ONLINE_KINDS, Online
 from inferplane.quantization.reference import dequantize
 
 LAYER = "model.layers.0.mlp.up_proj"
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of tensors that operations made and that are still there, now and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] = {}
+    ) -> Any:
+        for tensor in args:
+            if isinstance(tensor, Tensor):
+                self._known.add(tensor.untyped_storage()._cdata)
+        made = func(*args, **kwargs)
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return made
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+
+    def _gone(self, which: int, num_bytes: int) -> None:
+        self._known.discard(which)
+        self.now -= num_bytes
 
 
 def there_and_back(kind: str, weight: Tensor) -> Tensor:
@@ -65,3 +103,17 @@ def test_what_cannot_be_quantised_is_named() -> None:
         form.canonical(LAYER, {name: torch.full((2, 32), torch.nan)})
     with pytest.raises(ConfigError, match="'int3' is unknown .accepted: int8, int4, fp8"):
         Online({"weights": "int3"})
+
+
+@pytest.mark.parametrize("kind", ONLINE_KINDS)
+def test_quantising_a_layer_takes_its_result_and_a_buffer_that_does_not_grow(kind: str) -> None:
+    form, name = Online({"weights": kind}), f"{LAYER}.weight"
+    beyond = []
+    for outputs in (2048, 8192):
+        weight = torch.ones(outputs, 1024, dtype=torch.bfloat16)
+        with Allocations() as seen:
+            made = form.canonical(LAYER, {name: weight})
+        parts = [made.values, made.scales] + ([] if made.offsets is None else [made.offsets])
+        beyond.append(seen.most - sum(part.nbytes for part in parts))
+    assert 0 < beyond[0] < 32 << 20
+    assert beyond[1] <= beyond[0] * 1.01
