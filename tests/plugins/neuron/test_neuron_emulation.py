@@ -1,0 +1,47 @@
+"""A tiny model on the emulated chip: programs made ahead of time, the tokens of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from inferplane.testing.conformance.drawing import Draw
+from inferplane.testing.conformance.driver import Work
+from inferplane.testing.conformance.state import KitState, Started
+from inferplane.testing.reference import ReferenceModel
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    folder = tmp_path_factory.mktemp("emulated")
+    kit = KitState(folder, ["inferplane_neuron.emulation"], quick=True)
+    yield kit.started(kit.subject("neuron-emulated"), "llama", max_num_seqs=2, max_model_len=32)
+    kit.close()
+
+
+def test_each_bucket_has_one_program_and_serving_makes_none(started: Started) -> None:
+    stats, buckets = started.executor.stats(), started.policy.buckets()
+    assert stats.compiles + stats.cache_hits == len(buckets) == 3
+    driver, model = started.new_driver(), ReferenceModel(started.model)
+    for prompt in ([7], list(range(3, 27))):
+        assert driver.generate(prompt, 6) == model.greedy(prompt, 6)
+    assert started.executor.stats().compiles_after_start == 0
+
+
+def test_company_and_a_token_drawn_on_the_host_change_no_sequence(started: Started) -> None:
+    driver, model = started.new_driver(), ReferenceModel(started.model)
+    prompts = [[9, 8, 7], list(range(20, 45))]
+    want = [model.greedy(prompt, 4) for prompt in prompts]
+    lives = [driver.begin(prompt) for prompt in prompts]
+    out = [[driver.prefill(live, Draw()).token_ids[0]] for live in lives]
+    for _ in range(3):
+        for live, drawn in zip(lives, out, strict=True):
+            live.tokens.append(drawn[-1])
+        host = Work(lives[1], 1, Draw(), host=True)
+        rows = driver.step([Work(lives[0], 1, Draw()), host])
+        assert rows[1].logits is not None
+        out[0].append(rows[0].token_ids[0])
+        out[1].append(int(rows[1].logits.argmax()))
+    driver.end(*lives)
+    assert out == want
