@@ -8,6 +8,7 @@ of a host, so nobody but the worker may touch it.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inferplane.probing import Requirement
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "counter",
+    "Counters",
+    "counters",
     "donate",
     "exact_products",
     "flush",
     "keep_programs",
-    "measured",
     "memory",
     "problem",
     "ragged_attention",
@@ -99,19 +100,28 @@ def flush(wait: bool = False) -> None:
         xla_model.wait_device_ops()
 
 
-def counter(name: str) -> int:
-    """One of XLA's counters of this process."""
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What XLA counted in this process so far."""
+
+    compiles: int
+    compile_seconds: float
+    cache_hits: int
+    fallbacks: int
+    """Operations it has no lowering for, run by torch on the host."""
+
+
+def counters() -> Counters:
+    """Now."""
     import torch_xla.debug.metrics as metrics
 
-    return int(metrics.counter_value(name) or 0)
-
-
-def measured(name: str) -> tuple[int, float]:
-    """(how often, seconds in all) of one of XLA's timed metrics of this process."""
-    import torch_xla.debug.metrics as metrics
-
-    count, nanoseconds, _ = metrics.metric_data(name) or (0, 0.0, ())
-    return int(count), float(nanoseconds) / 1e9
+    count, nanoseconds, _ = metrics.metric_data("CompileTime") or (0, 0.0, ())
+    return Counters(
+        int(count),
+        float(nanoseconds) / 1e9,
+        int(metrics.counter_value("PersistentCacheHit") or 0),
+        sum(int(metrics.counter_value(n)) for n in metrics.counter_names() if "aten::" in n),
+    )
 
 
 def memory() -> tuple[int, int]:

@@ -96,7 +96,7 @@ class Tpu(Platform):
                 prefix_cache=True,
             ),
             sampler=SamplerCaps(params=(), host_rows=True),
-            prefer={"attention": ("ragged", "gathered")},
+            prefer={"attention": ("gathered", "ragged")},
         )
 
     def resolve(
@@ -115,10 +115,12 @@ class Tpu(Platform):
         if not config.block_size and least > caps.block_multiple:
             reason = "smaller pages need tables that exceed a chip's scalar memory"
             changes.append(Change("block_size", least, reason))
-        if "pallas" not in caps.labels:
+        if config.attention != "ragged":
             most = max(_affordable_tokens(config, model), config.max_num_seqs)
             if config.max_batched_tokens > most:
-                reason = "without Pallas each token of a step gathers its whole context"
+                reason = (
+                    "each token of a step gathers its whole context (but with attention=ragged)"
+                )
                 changes.append(Change("max_batched_tokens", most, reason))
         return tuple(changes)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from inferplane.errors import DeviceError
 from inferplane.interfaces import Array, Bucket, DeviceRuntime, MemoryReport
@@ -32,11 +33,16 @@ class TpuRuntime(DeviceRuntime):
         self.driver.wait()
 
     def to_device(self, arrays: Mapping[str, Array], bucket: Bucket | None) -> Mapping[str, Tensor]:
-        """One transfer an array; copies, since the client may read them after the call."""
-        return {
-            name: torch.from_numpy(array.copy()).to(self.torch_device)
-            for name, array in arrays.items()
-        }
+        """One transfer an array; copies, since the client may read them after the call.
+
+        Tensors made while a mode watches operations are of another kind, for which programs would
+        be traced again.
+        """
+        with _disable_current_modes():
+            return {
+                name: torch.from_numpy(array.copy()).to(self.torch_device)
+                for name, array in arrays.items()
+            }
 
     def to_host(self, tensors: Mapping[str, Tensor]) -> _Download:
         """What is pending is begun now and fetched by `result()`."""

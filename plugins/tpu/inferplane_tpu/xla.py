@@ -34,11 +34,12 @@ class XlaDriver(Driver):
         client that shares the host's memory may spend on the KV cache.
         """
         _sdk.use_client(client)
-        _sdk.keep_programs(str(_folder(cache, f"xla-{self.fingerprint()}")))
-        if exact:
-            _sdk.exact_products()
+        if client != "CPU":  # whose client multiplies exactly, and cannot read programs back
+            _sdk.keep_programs(str(_folder(cache, f"xla-{self.fingerprint()}")))
+            if exact:
+                _sdk.exact_products()
         self._kv_bytes = kv_bytes
-        self._compiles = self._hits = 0
+        self._compiles = self._hits = self._fallbacks = 0
         self._seconds = 0.0
 
     def program(self, fn: Program) -> Program:
@@ -79,9 +80,14 @@ class XlaDriver(Driver):
         return MemoryReport(limit, max(limit - used, 0), reserved=limit // _PROGRAM_SHARE)
 
     def stats(self) -> ExecutorStats:
-        """What XLA compiled, and what it read from the folder of kept programs."""
+        """What XLA compiled, what it read from the folder of kept programs, and how many operations
+        it left to the host, each of which waits for the device.
+        """
         return ExecutorStats(
-            compiles=self._compiles, cache_hits=self._hits, compile_seconds=self._seconds
+            compiles=self._compiles,
+            cache_hits=self._hits,
+            compile_seconds=self._seconds,
+            host_syncs=self._fallbacks,
         )
 
     def fingerprint(self) -> str:
@@ -90,14 +96,15 @@ class XlaDriver(Driver):
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        (count, seconds), hits = _sdk.measured("CompileTime"), _sdk.counter("PersistentCacheHit")
+        before = _sdk.counters()
         try:
             yield
         finally:
-            now, now_seconds = _sdk.measured("CompileTime")
-            self._compiles += now - count
-            self._seconds += now_seconds - seconds
-            self._hits += _sdk.counter("PersistentCacheHit") - hits
+            now = _sdk.counters()
+            self._compiles += now.compiles - before.compiles
+            self._seconds += now.compile_seconds - before.compile_seconds
+            self._hits += now.cache_hits - before.cache_hits
+            self._fallbacks += now.fallbacks - before.fallbacks
 
 
 def _folder(cache: ArtifactCache, entry: str) -> Path:

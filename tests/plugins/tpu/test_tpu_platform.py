@@ -28,8 +28,10 @@ def changes(config: EngineConfig, caps=CHIP) -> dict[str, object]:
 
 
 def test_page_tables_fit_into_a_chip_s_scalar_memory() -> None:
-    assert changes(EngineConfig("m", max_num_seqs=128, max_model_len=4096)) == {}
-    long = EngineConfig("m", max_num_seqs=256, max_model_len=32_768)
+    assert (
+        changes(EngineConfig("m", max_num_seqs=128, max_model_len=4096, attention="ragged")) == {}
+    )
+    long = EngineConfig("m", max_num_seqs=256, max_model_len=32_768, attention="ragged")
     assert changes(long) == {"block_size": 64}
     assert 4 * 256 * (32_768 // 64) <= 1 << 19
     with pytest.raises(ConfigError, match=r"block_size 32.*multiples of 16 from 64"):
@@ -38,14 +40,14 @@ def test_page_tables_fit_into_a_chip_s_scalar_memory() -> None:
 
 def test_steps_are_short_only_where_each_token_gathers_its_context() -> None:
     config = EngineConfig("m", max_num_seqs=8, max_model_len=4096, max_batched_tokens=2048)
-    assert changes(config) == {}
+    assert changes(replace(config, attention="ragged")) == {}
     assert changes(config, HOST) == {"max_batched_tokens": 128}
     assert changes(replace(config, max_num_seqs=200), HOST) == {"max_batched_tokens": 200}
     assert changes(replace(config, max_model_len=256), HOST) == {}
 
 
-def test_the_kernel_is_preferred_on_chips_and_says_why_not_elsewhere() -> None:
-    assert CHIP.prefer["attention"][0] == "ragged"
+def test_the_unproven_kernel_comes_second_and_says_why_not_elsewhere() -> None:
+    assert CHIP.prefer["attention"] == ("gathered", "ragged")
     assert RaggedAttention.supports(SPEC, CHIP) == ()
     assert "runs none" in RaggedAttention.supports(SPEC, HOST)[0]
     assert RaggedAttention.supports(replace(SPEC, sinks=True), CHIP) == (

@@ -1,7 +1,7 @@
 """Paged attention that XLA compiles by itself: each token gathers the whole table of its sequence.
 
-Correct everywhere and traceable, but its cost grows with the longest context, not the present one;
-on chips it serves the layers that the Pallas kernel refuses. T tokens, N heads, K KV heads, H head
+Correct everywhere and traceable, but its cost grows with the longest context, not the present one.
+T tokens, N heads, K KV heads, H head
 size, S sequences, P blocks a table row holds, C context slots.
 """
 

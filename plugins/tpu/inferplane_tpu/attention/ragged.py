@@ -1,6 +1,7 @@
-"""torch_xla's ragged paged attention, a Pallas kernel for TPUs. Nothing here ran on a chip.
+"""torch_xla's ragged paged attention, a Pallas kernel for TPUs; taken only where it is asked for.
 
-Proven without one: its arguments, against the plain-torch twin that torch_xla ships beside it.
+Nothing here ran on a chip, and against the twin in plain torch that torch_xla ships beside the
+kernel the first of several sequences differs, for a reason not found yet.
 T tokens, S sequences, N heads, H head size, P its padded size.
 """
 
