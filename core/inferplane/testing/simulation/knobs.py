@@ -7,7 +7,6 @@ from random import Random
 
 from inferplane.interfaces import EngineConfig, KVGroup, SchedulerLimits, ShapePolicy, StepShape
 from inferplane.launch import SchedulerConfig
-from inferplane.scheduling.digest_chain import sha256
 from inferplane.scheduling.prefix_cache import CacheOptions
 from inferplane.scheduling.state import Features
 
@@ -83,12 +82,6 @@ class Knobs:
     def groups(self) -> tuple[KVGroup, ...]:
         """The KV groups."""
         return tuple(KVGroup(window=window) for window in self.windows)
-
-    def cache_options(self) -> CacheOptions:
-        """`cache`, with digests as weak as asked."""
-        if not self.weak_digest:
-            return self.cache
-        return replace(self.cache, digest=lambda data: sha256(data)[:1] + bytes(31))
 
 
 def _log_uniform(rng: Random, low: int, high: int) -> int:
