@@ -38,14 +38,17 @@ def test_invariants_hold_under_faults_and_everybody_finishes_after_them(first):
 
 
 @pytest.mark.parametrize(
-    "seed",
+    ("seed", "steps"),
     [
-        65,  # a row in flight fails after its sequence gave way, on blocks it had adopted
-        72,  # a row of an earlier stay fails, and the sequence now stands on what it wrote
+        (65, 1000),  # a row in flight fails after its sequence gave way, on blocks it had adopted
+        (72, 1000),  # a row of an earlier stay fails, and the sequence stands on what it wrote
+        (127, 800),  # a hit inside a block that is being filled again with what it had before
+        (340, 1300),  # the same, of a request that was aborted
+        (438, 1750),  # a block of a failed row that a row before it in the step had proven
     ],
 )
-def test_what_a_long_run_once_found_stays_repaired(seed):
-    report = simulate(seed, 1000)
+def test_what_a_long_run_once_found_stays_repaired(seed, steps):
+    report = simulate(seed, steps)
     assert report.failure is None, report.failure
 
 

@@ -40,9 +40,10 @@ class PartialIndex:
         (0, 0) = none.
         """
         longest = min(most, self._block_size - 1) // self._unit * self._unit
+        pending = self._index.pending
         for length in range(longest, 0, -self._unit):
             block, key = self._blocks.get(self._chain.part(sequence, index, length), (0, None))
-            if key is not None and self._index.keys[block] == key:
+            if key is not None and self._index.keys[block] == key and block not in pending:
                 return block, length
         return 0, 0
 

@@ -281,6 +281,19 @@ def test_a_copied_beginning_is_found_only_while_its_block_has_the_content(make_b
     assert blocks.manager.lookup(probe).source == 0
 
 
+def test_a_copied_beginning_is_not_taken_from_a_block_that_is_filled_again(make_blocks):
+    blocks = make_blocks(2, match_unit=4)
+    first = blocks.sequence(tokens(16))
+    blocks.take(first)
+    blocks.manager.free(first)
+    again = blocks.sequence(tokens(16))
+    assert blocks.manager.allocate(again, 16) == ([1],), "the same digest, in the same block"
+    probe = blocks.sequence(tokens(12) + tokens(20, 900))
+    assert blocks.manager.lookup(probe).source == 0
+    blocks.manager.commit(again, 16)
+    assert blocks.manager.lookup(probe).source == 1
+
+
 def test_a_unit_that_does_not_divide_the_block_is_refused(make_blocks):
     with pytest.raises(ConfigError, match="multiple"):
         make_blocks(9, match_unit=5)

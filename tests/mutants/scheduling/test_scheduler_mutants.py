@@ -20,7 +20,7 @@ import inferplane
 
 MUTANTS = tomllib.loads((Path(__file__).parent / "mutants.toml").read_text())["mutant"]
 STEPS = 150
-"""Steps with faults for a seed."""
+"""Steps with faults for a seed, unless the mutant says otherwise."""
 MORE_SEEDS = 60
 """Seeds tried when none of the known ones kills."""
 
@@ -78,7 +78,7 @@ def killer(mutant: dict[str, Any], seeds: Iterable[int]) -> tuple[int, BaseExcep
     """The first seed that notices, and how."""
     with mutated(mutant) as simulation:
         for seed in seeds:
-            failure = simulation.simulate(seed, STEPS).failure
+            failure = simulation.simulate(seed, mutant.get("steps", STEPS)).failure
             if failure is not None:
                 return seed, failure
     return None

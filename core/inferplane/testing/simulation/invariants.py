@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from inferplane.interfaces import StepResult
 from inferplane.scheduling.block_table import blocks_for
 from inferplane.scheduling.plan import ScheduledSequence, StepPlan
 from inferplane.scheduling.scheduler import Scheduler
@@ -16,6 +17,7 @@ from inferplane.testing.simulation.oracle import Life
 from inferplane.testing.simulation.violation import Violation
 
 __all__ = [
+    "blocks_of_failed",
     "check_blocks",
     "check_free_list",
     "check_index",
@@ -207,3 +209,25 @@ def _check_writes(scheduler: Scheduler, plan: StepPlan) -> None:
                 if mark is None or mark[0] is not entry.sequence or mark[1] != plan.step:
                     name = entry.sequence.request_id
                     raise Violation(5, f"{name} writes to block {block} of {refs[block]} holders")
+
+
+def blocks_of_failed(
+    plan: StepPlan, result: StepResult, pending: Mapping[int, tuple[Sequence, int]]
+) -> set[int]:
+    """INV-13, before a result is applied: what failed rows have filled and nobody has proven.
+
+    Not even a finite row that reads it and stands before them in this step.
+    """
+    if result.failed is None:
+        return set()
+    failed = frozenset(result.failed.tolist())
+    unproven = dict(pending)
+    bad: set[int] = set()
+    for row, entry in enumerate(entry for entry in plan.scheduled if entry.samples):
+        sequence = entry.sequence
+        if row in failed:
+            bad.update(b for b, (producer, _) in unproven.items() if producer is sequence)
+        elif entry.run == sequence.run:
+            for block in sequence.adopted:
+                unproven.pop(block, None)
+    return bad

@@ -21,6 +21,7 @@ from inferplane.scheduling.scheduler import Scheduler
 from inferplane.scheduling.sequence import Sequence, SequenceState
 from inferplane.testing.simulation import actions as act
 from inferplane.testing.simulation.invariants import (
+    blocks_of_failed,
     check_blocks,
     check_free_list,
     check_index,
@@ -160,7 +161,7 @@ class World:
         plan, result = self.in_flight.popleft()
         self._last = (plan, result)
         late, self._late = self._late, []
-        bad = self._blocks_of_failed(plan, result)
+        bad = blocks_of_failed(plan, result, self.blocks.cache.index.pending)
         events = scheduler.update(plan, result)
         for sequence in scheduler.running if bad else ():
             sound = bad.isdisjoint(sequence.adopted)
@@ -290,15 +291,6 @@ class World:
             if event.finish is not None:
                 life.ended = True
                 self._check_end(event, life)
-
-    def _blocks_of_failed(self, plan: StepPlan, result: StepResult) -> set[int]:
-        """Blocks that rows which failed have filled and nobody has proven."""
-        if result.failed is None:
-            return set()
-        sampled = [entry.sequence for entry in plan.scheduled if entry.samples]
-        failed = [sampled[row] for row in result.failed.tolist()]
-        pending = self.blocks.cache.index.pending
-        return {block for block, (producer, _) in pending.items() if producer in failed}
 
     def _check_rows(self, plan: StepPlan, events: list[SequenceEvent]) -> None:
         """An event names the row its tokens came from."""
