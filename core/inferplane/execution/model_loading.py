@@ -80,7 +80,8 @@ def load_model(
             device,
         )
         model = architecture(config, build)
-        model.load(_weights(plan, checkpoint, model, dtype, device.torch_device, progress))
+        made_on = device.torch_device if device.devices == 1 else "cpu"
+        model.load(_weights(plan, checkpoint, model, dtype, made_on, progress))
         dense = () if architecture.has_head else read_sentence_layout(checkpoint).dense
         modules = [read_dense_module(folder, device.torch_device) for folder in dense]
         device.synchronize()

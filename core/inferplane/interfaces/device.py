@@ -26,6 +26,9 @@ class DeviceRuntime(ABC):
 
     torch_device: str
     """What `torch.device()` accepts."""
+    devices: int = 1
+    """(optional) How many devices of this process share each layer. With more than one, parameters
+    are put together on the host and handed to `spread`; the core itself sees one rank."""
 
     @abstractmethod
     def memory(self) -> MemoryReport:
@@ -46,6 +49,12 @@ class DeviceRuntime(ABC):
     @abstractmethod
     def guard(self) -> AbstractContextManager[None]:
         """Entered around all device work: no gradients (inference_mode where it exists)."""
+
+    def spread(self, weight: Tensor, cut: int | None) -> Tensor:
+        """(optional) A loaded parameter from the host, on the devices of this process: dimension
+        `cut` may be divided over them (outputs of a layer before its inputs' part of the next, as
+        ranks would), None = every device holds all of it."""
+        return weight.to(self.torch_device)
 
     def prompt_attention(self, head_dim: int, dtype: str) -> PromptAttention | None:
         """(optional) The vendor's attention over whole prompts, for backends that leave these to

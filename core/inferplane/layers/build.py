@@ -24,8 +24,9 @@ from inferplane.layers.embedding import Embedding, Logits, PackedLogits, PackedT
 from inferplane.layers.linear import Linear, ReducedLinear
 from inferplane.layers.norm import LayerNorm, RmsNorm
 from inferplane.layers.quantized import JoinedLinear, Piece, QuantizedLinear, Quantizer
+from inferplane.layers.parameters import hold
 from inferplane.layers.rotary import Rotary
-from inferplane.loading.weights import Assembly, WeightTable
+from inferplane.loading.weights import WeightTable
 from inferplane.model_config import ModelConfig, RopeConfig
 from inferplane.ops.bind import Binder
 from inferplane.quantization.reference import dequantize_into
@@ -140,10 +141,10 @@ class Builder:
         if scheme is not None:
             layer = self.quantizer.linear([piece], in_features, columns, scheme)
         else:
-            layer = self._dense([piece], in_features, columns)
+            layer = self._dense([piece], in_features, columns, cut=1)
         reduced = ReducedLinear(layer, self.communicator) if self.communicator else None
         if bias:
-            self._bias(reduced or layer, [piece])
+            self._bias(reduced or layer, [piece], None)
         return reduced or layer
 
     def merged_linear(
@@ -167,11 +168,12 @@ class Builder:
             columns = range(in_features)
             layer: Linear | QuantizedLinear
             if scheme is None:
-                layer = self._dense(pieces, in_features, columns)
+                layer = self._dense(pieces, in_features, columns, cut)
+        cut = None if parts is None else 0
             else:
                 layer = self.quantizer.linear(pieces, in_features, columns, scheme)
             if bias:
-                self._bias(layer, pieces)
+                self._bias(layer, pieces, cut)
             layers.append(layer)
         return layers[0] if len(layers) == 1 else JoinedLinear(layers)
 
@@ -189,10 +191,12 @@ class Builder:
                 runs.append((scheme, [piece]))
         return runs
 
-    def _dense(self, pieces: Sequence[Piece], in_features: int, columns: range) -> Linear:
+    def _dense(
+        self, pieces: Sequence[Piece], in_features: int, columns: range, cut: int | None
+    ) -> Linear:
         total = sum(len(piece.rows) for piece in pieces)
         layer = Linear(self.op("linear/1", I=len(columns), O=total))
-        weight = Assembly(layer, "weight", (total, len(columns)), self.dtype, self.device)
+        weight = hold(self, layer, "weight", (total, len(columns)), self.dtype, cut)
         at = 0
         for piece in pieces:
             end = at + len(piece.rows)
@@ -206,7 +210,7 @@ class Builder:
         layer = RmsNorm(
             self.op("rms_norm/1", H=size), self.op("add_rms_norm/1", H=size), self.config.norm_eps
         )
-        weight = Assembly(layer, "weight", (size,), torch.float32, self.device)
+        weight = hold(self, layer, "weight", (size,), torch.float32)
         self.weights.expect(
             f"{name}.weight",
             (size,),
@@ -219,7 +223,7 @@ class Builder:
         """The centred norm of tensors `name`.weight and `name`.bias [size]."""
         layer = LayerNorm(self.op("layer_norm/1", H=size), self.config.norm_eps)
         for attribute, dummy in (("weight", "ones"), ("bias", "zeros")):
-            held = Assembly(layer, attribute, (size,), torch.float32, self.device)
+            held = hold(self, layer, attribute, (size,), torch.float32)
             self.weights.expect(
                 f"{name}.{attribute}",
                 (size,),
@@ -231,7 +235,7 @@ class Builder:
     def embedding(self, name: str, rows: int, size: int, scale: float = 1.0) -> Embedding:
         """The lookup of tensor `name`.weight [rows,size]; every rank holds all of it."""
         layer = Embedding(self.op("embedding/1", V=rows, D=size), scale, self.dtype)
-        weight = Assembly(layer, "weight", (rows, size), self.dtype, self.device)
+        weight = hold(self, layer, "weight", (rows, size), self.dtype, cut=0)
         scheme = (
             self.quantizer.tied_scheme(name, size, rows) if self.config.tie_embeddings else None
         )
@@ -264,14 +268,14 @@ class Builder:
         op = self.op("logits/1", D=config.hidden_size, V=len(rows))
         layer = Logits(op, config.logits_softcap, communicator)
         shape = (len(rows), config.hidden_size)
-        weight = Assembly(layer, "weight", shape, self.dtype, self.device)
-        if tied is None:
+        weight = None if tied else hold(self, layer, "weight", shape, self.dtype, cut=0)
+        if weight is not None:
             full = (config.vocab_size, config.hidden_size)
             self.weights.expect(f"{name}.weight", full, weight.piece((_ALL,), (_as_slice(rows),)))
             return layer
 
         def share() -> None:
-            layer.weight = tied.weight[_as_slice(rows)]
+            layer.weight = tied.weight[_as_slice(rows)] if splits else tied.weight
 
         self.weights.when_loaded(share)
         return layer
@@ -279,6 +283,8 @@ class Builder:
     def _packed_output(
         self, name: str, tied: Embedding | None, rows: range
     ) -> QuantizedLinear | None:
+        assert tied is not None
+
         """The output layer over quantised weights, or None: then it is dense."""
         size, vocab_size = self.config.hidden_size, self.config.vocab_size
         if tied is None:
@@ -327,10 +333,13 @@ class Builder:
         self.attention_sites.append(site)
 
     def _bias(
-        self, layer: Linear | QuantizedLinear | ReducedLinear, pieces: Sequence[Piece]
+        self,
+        layer: Linear | QuantizedLinear | ReducedLinear,
+        pieces: Sequence[Piece],
+        cut: int | None,
     ) -> None:
         total = sum(len(piece.rows) for piece in pieces)
-        held = Assembly(layer, "bias", (total,), self.dtype, self.device)
+        held = hold(self, layer, "bias", (total,), self.dtype, cut)
         at = 0
         for piece in pieces:
             end = at + len(piece.rows)

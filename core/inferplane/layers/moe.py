@@ -12,6 +12,7 @@ from torch import Tensor
 from inferplane.layers.activation import gate_op
 from inferplane.layers.build import Builder
 from inferplane.layers.linear import Linear
+from inferplane.layers.parameters import hold
 from inferplane.loading.weights import Assembly
 from inferplane.model_config import MoeConfig
 from inferplane.quantization.reference import dequantize
@@ -48,7 +49,7 @@ class MoeMlp:
         part = build.part(inner, f"the inner size of {prefix}")
         self.router = Linear(build.op("linear/1", I=size, O=moe.num_experts))
         shape = (moe.num_experts, size)
-        router = Assembly(self.router, "weight", shape, build.dtype, build.device)
+        router = hold(build, self.router, "weight", shape, build.dtype)
         build.weights.expect(f"{prefix}.gate.weight", shape, router.piece((_ALL,), (_ALL,)))
         dims = {"E": moe.num_experts, "k": moe.num_active}
         self._route = build.op("moe_topk/1", **dims)
@@ -71,8 +72,8 @@ def _declare(
     """Expect the three matrices of every expert and stack them."""
     size, inner, width = build.config.hidden_size, moe.intermediate_size, len(part)
     up_shape = (moe.num_experts, 2 * width, size)
-    gate_up = Assembly(owner, "gate_up", up_shape, build.dtype, build.device)
-    down = Assembly(owner, "down", (moe.num_experts, size, width), build.dtype, build.device)
+    gate_up = hold(build, owner, "gate_up", up_shape, build.dtype, cut=1)
+    down = hold(build, owner, "down", (moe.num_experts, size, width), build.dtype, cut=2)
     mine = slice(part.start, part.stop)
     for expert in range(moe.num_experts):
         stem = f"{prefix}.experts.{expert}"

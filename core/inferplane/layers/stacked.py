@@ -9,6 +9,7 @@ from torch import Tensor
 from inferplane.errors import ConfigError
 from inferplane.layers.build import Builder, LinearLayer
 from inferplane.layers.linear import Linear
+from inferplane.layers.parameters import hold
 from inferplane.layers.quantized import Piece
 from inferplane.loading.weights import Assembly, Place
 
@@ -45,13 +46,13 @@ def stacked_linear(
         )
     else:
         dense = Linear(build.op("linear/1", I=in_features, O=kept))
-        weight = Assembly(dense, "weight", (kept, in_features), build.dtype, build.device)
+        weight = hold(build, dense, "weight", (kept, in_features), build.dtype, cut=0)
         shape = (in_features, total) if transposed else (total, in_features)
         place = _rows(weight, out_features, parts, transposed)
         build.weights.expect(f"{name}.weight", shape, place)
         layer = dense
     if bias:
-        held = Assembly(layer, "bias", (kept,), build.dtype, build.device)
+        held = hold(build, layer, "bias", (kept,), build.dtype, cut=0)
         build.weights.expect(f"{name}.bias", (total,), _rows(held, out_features, parts, False))
     return layer
 

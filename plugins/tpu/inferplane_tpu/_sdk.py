@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Counters",
     "counters",
+    "divide",
     "donate",
     "exact_products",
     "flush",
     "keep_programs",
     "memory",
+    "mesh",
     "problem",
     "ragged_attention",
+    "sharding",
+    "share_programs",
     "use_client",
     "versions",
 ]
@@ -130,6 +134,41 @@ def memory() -> tuple[int, int]:
 
     info: Any = xla_model.get_memory_info()
     return int(info["bytes_used"]), int(info["bytes_limit"])
+
+
+def share_programs() -> int:
+    """From now on every program of this process runs on all its devices; how many there are."""
+    import torch_xla.runtime as runtime
+
+    if not runtime.is_spmd():
+        runtime.use_spmd()
+    return int(runtime.global_runtime_device_count())
+
+
+def mesh(devices: int) -> Any:
+    """All devices in one row, for `divide`."""
+    import numpy as np
+    from torch_xla.distributed import spmd
+
+    return spmd.Mesh(np.arange(devices), (devices,), ("shards",))
+
+
+def divide(tensor: Tensor, mesh: Any, cut: int | None) -> None:
+    """Annotate: dimension `cut` lies divided over the mesh, the others whole.
+
+    Source: GSPMD (arXiv:2105.04663), through torch_xla's `mark_sharding`.
+    """
+    from torch_xla.distributed import spmd
+
+    parts = tuple("shards" if at == cut else None for at in range(tensor.ndim))
+    spmd.mark_sharding(tensor, mesh, parts)
+
+
+def sharding(tensor: Tensor) -> str:
+    """How XLA says a tensor lies on the devices; "" = nothing was said."""
+    import torch_xla
+
+    return str(torch_xla._XLAC._get_xla_sharding_spec(tensor))
 
 
 def donate(tensor: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class Driver(ABC):
 
     torch_device: str
     """What `torch.device()` accepts."""
+    devices: int = 1
+    """How many devices its programs are divided over."""
 
     @abstractmethod
     def program(self, fn: Program) -> Program:
@@ -44,6 +46,11 @@ class Driver(ABC):
     @abstractmethod
     def donate(self, tensor: Tensor) -> Tensor:
         """Inside a program: `tensor` is written in place instead of copied as a whole."""
+
+    @abstractmethod
+    def spread(self, tensor: Tensor, cut: int | None) -> Tensor:
+        """`tensor` on the device, or dimension `cut` of it divided over all of them; where that
+        leaves a rest, and for None, each holds it as a whole."""
 
     @abstractmethod
     def flush(self) -> None:

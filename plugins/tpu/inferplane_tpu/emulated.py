@@ -30,6 +30,10 @@ class EmulatedDriver(Driver):
         """The emulated device donates what its graphs write to by itself."""
         return tensor
 
+    def spread(self, tensor: Tensor, cut: int | None) -> Tensor:
+        """There is one device."""
+        return tensor
+
     def flush(self) -> None:
         """Nothing is recorded outside of programs."""
 

@@ -22,6 +22,8 @@ __all__ = ["HostedTpu"]
 
 INTERFACE_VERSION = (1, 0)
 _KV_BYTES = 1 << 30
+_DEVICES = 8
+"""The client makes as many devices of one processor as it is asked for."""
 
 
 @hookimpl
@@ -44,14 +46,15 @@ class HostedTpu(Tpu):
         if missing := _sdk.problem(chips=False):
             return Probe(False, f"XLA on the host processor: {missing}", versions=versions)
         told = f"no TPU: XLA's client of the host processor, torch-xla {versions['torch-xla']}"
-        return Probe(True, told, device_count=1, arch="host", versions=versions)
+        return Probe(True, told, device_count=_DEVICES, arch="host", versions=versions)
 
     def worker_env(self, config: EngineConfig, rank: int) -> Mapping[str, str]:
         """Read when torch_xla is loaded."""
-        return {"PJRT_DEVICE": "CPU"}
+        return {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(config.tensor_parallel)}
 
     def _driver(self, context: WorkerContext) -> Driver:
         from inferplane_tpu.xla import XlaDriver  # torch must not reach the planner
 
-        exact = context.config.dtype == "float32"
-        return XlaDriver("CPU", context.cache, exact, kv_bytes=_KV_BYTES)
+        config = context.config
+        exact, devices = config.dtype == "float32", config.tensor_parallel
+        return XlaDriver("CPU", context.cache, exact, kv_bytes=_KV_BYTES, devices=devices)

@@ -130,7 +130,8 @@ class PageStore(KVStore):
         ((rows, width, dtype),) = shapes
         shape = (plan.num_blocks, plan.block_size, rows, width)
         with self._allocator.pool("kv"):
-            return torch.zeros(shape, dtype=dtype, device=self._device.torch_device)
+            content = torch.zeros(shape, dtype=dtype, device=self._device.torch_device)
+            return self._device.spread(content, cut=2)  # heads stay with who computes them
 
     def _runs(self, ids: Array) -> Iterator[Tensor]:
         """Pieces of `_RUN` rows; the last is filled up with its own last row."""

@@ -103,7 +103,7 @@ class Tpu(Platform):
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
         """Pages whose table fits on the chip; steps that the gathering attention can afford."""
-        _refuse_ranks(config)
+        _check_shares(config, model)
         changes = []
         least = _least_block(config, caps)
         if config.block_size and config.block_size < least:
@@ -125,9 +125,8 @@ class Tpu(Platform):
         return tuple(changes)
 
     def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
-        """A process of its own, since `libtpu` belongs to one."""
-        _refuse_ranks(config)
-        return Topology(1, 1)
+        """A process of its own, since `libtpu` belongs to one; it divides layers by itself."""
+        return Topology(1, config.tensor_parallel)
 
     def worker_env(self, config: EngineConfig, rank: int) -> Mapping[str, str]:
         """Read when torch_xla is loaded."""
@@ -171,14 +170,24 @@ class Tpu(Platform):
         """What makes programs; stand-ins for a chip have another."""
         from inferplane_tpu.xla import XlaDriver  # as above
 
-        return XlaDriver("TPU", context.cache, exact=context.config.dtype == "float32")
+        config = context.config
+        exact, devices = config.dtype == "float32", config.tensor_parallel
+        return XlaDriver("TPU", context.cache, exact, devices=devices)
 
 
-def _refuse_ranks(config: EngineConfig) -> None:
-    if config.tensor_parallel > 1:
-        raise ConfigError(
-            f"tensor_parallel {config.tensor_parallel}: tpu serves on one chip, not on several yet"
-        )
+def _check_shares(config: EngineConfig, model: ModelShape) -> None:
+    """What cannot be divided over chips. Raises ConfigError."""
+    chips = config.tensor_parallel
+    if chips == 1:
+        return
+    told = f"tensor_parallel {chips}"
+    for heads, what in ((model.num_heads, "attention heads"), (model.num_kv_heads, "KV heads")):
+        if heads % chips:
+            raise ConfigError(f"{told}: {heads} {what} do not divide over {chips} chips")
+    if model.quantization:
+        raise ConfigError(f"{told}: quantised weights are served on one chip, not divided yet")
+    if config.attention == "ragged":
+        raise ConfigError(f"{told}: attention=ragged runs on one chip; accepted: gathered")
 
 
 def _least_block(config: EngineConfig, caps: Capabilities) -> int:

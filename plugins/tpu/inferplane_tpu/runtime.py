@@ -23,6 +23,7 @@ class TpuRuntime(DeviceRuntime):
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.torch_device = driver.torch_device
+        self.devices = driver.devices
 
     def memory(self) -> MemoryReport:
         """As the driver reports it."""
@@ -48,6 +49,10 @@ class TpuRuntime(DeviceRuntime):
         """What is pending is begun now and fetched by `result()`."""
         self.driver.flush()
         return _Download(tensors)
+
+    def spread(self, weight: Tensor, cut: int | None) -> Tensor:
+        """As the driver divides it."""
+        return self.driver.spread(weight, cut)
 
     def guard(self) -> AbstractContextManager[None]:
         """Tensors of the inference mode cannot be traced here."""

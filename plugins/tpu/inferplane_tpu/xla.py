@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inferplane.errors import DeviceError
+from inferplane.errors import ConfigError, DeviceError
 from inferplane.interfaces import ArtifactCache, ExecutorStats, MemoryReport
 from inferplane_tpu import _sdk
 from inferplane_tpu.compiler import Driver, Program
@@ -22,18 +22,28 @@ _PROGRAM_SHARE = 32
 
 
 class XlaDriver(Driver):
-    """One device of this process's XLA client.
+    """The first device of this process's XLA client, or all of them as one.
 
     Counters are of this driver alone: what XLA compiles while one of its calls is under way.
     """
 
     torch_device = "xla:0"
 
-    def __init__(self, client: str, cache: ArtifactCache, exact: bool, kv_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        client: str,
+        cache: ArtifactCache,
+        exact: bool,
+        kv_bytes: int = 0,
+        devices: int = 1,
+    ) -> None:
         """`client`: TPU or CPU. `exact`: float32 products must not be rounded. `kv_bytes`: what a
-        client that shares the host's memory may spend on the KV cache.
+        client that shares the host's memory may spend on the KV cache. `devices`: all that this
+        process sees, when more than one. Raises ConfigError when it sees another number.
         """
         _sdk.use_client(client)
+        self.devices = devices
+        self._mesh = self._shared() if devices > 1 else None
         if client != "CPU":  # whose client multiplies exactly, and cannot read programs back
             _sdk.keep_programs(str(_folder(cache, f"xla-{self.fingerprint()}")))
             if exact:
@@ -56,6 +66,14 @@ class XlaDriver(Driver):
         """Input-output aliasing."""
         return _sdk.donate(tensor)
 
+    def spread(self, tensor: Tensor, cut: int | None) -> Tensor:
+        """By annotation: XLA's partitioner divides programs to fit."""
+        placed = tensor.to(self.torch_device)
+        if self._mesh is not None:
+            even = cut is not None and tensor.shape[cut] % self.devices == 0
+            _sdk.divide(placed, self._mesh, cut if even else None)
+        return placed
+
     def flush(self) -> None:
         """One graph of everything pending."""
         with self._counting():
@@ -73,6 +91,8 @@ class XlaDriver(Driver):
         """The chip's; on a host processor the KV budget, since XLA's client there cannot tell."""
         if self._kv_bytes:
             return MemoryReport(self._kv_bytes, self._kv_bytes, shared_with_host=True)
+        if self.devices > 1:
+            return MemoryReport(0, 0)  # torch_xla cannot tell it of devices that share programs
         try:
             used, limit = _sdk.memory()
         except RuntimeError as error:
@@ -93,6 +113,15 @@ class XlaDriver(Driver):
     def fingerprint(self) -> str:
         """All versions of the stack."""
         return "-".join(f"{name}{version}" for name, version in sorted(_sdk.versions().items()))
+
+    def _shared(self) -> object:
+        seen = _sdk.share_programs()
+        if seen != self.devices:
+            raise ConfigError(
+                f"tensor_parallel {self.devices}: this process sees {seen} devices, and programs "
+                f"are divided over all of them: accepted are 1 and {seen}"
+            )
+        return _sdk.mesh(seen)
 
     @contextmanager
     def _counting(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import ConfigError, ModelError
+from inferplane.execution.host_runtime import HostRuntime
 from inferplane.interfaces import (
     CanonicalWeight,
     Capabilities,
@@ -116,7 +117,7 @@ def builder(
         quantization=quantization,
     )
     binder = Binder(Catalogue(lines), ("acme",), Capabilities(), EngineConfig("m", **engine))
-    runtime: Any = object()
+    runtime = HostRuntime()
     place = (rank, 2, Alone(rank)) if rank is not None else (0, 1, None)
     return Builder(config, binder, torch.float32, "cpu", *place, runtime)
 

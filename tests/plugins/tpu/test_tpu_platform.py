@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from inferplane.errors import ConfigError
-from inferplane.interfaces import AttentionSpec, EngineConfig, ModelShape, Probe, StepShape
+from inferplane.interfaces import (
+    AttentionSpec,
+    EngineConfig,
+    ModelShape,
+    Probe,
+    StepShape,
+    Topology,
+)
 from inferplane_tpu.attention.paged import GatheredAttention
 from inferplane_tpu.attention.ragged import RaggedAttention
 from inferplane_tpu.hosted import HostedTpu
@@ -77,15 +84,33 @@ def test_only_greedy_is_the_device_s_and_every_other_draw_the_host_s() -> None:
     assert CHIP.sampler.params == () and CHIP.sampler.host_rows
 
 
-def test_several_chips_are_refused_until_they_are_served() -> None:
-    with pytest.raises(ConfigError, match="one chip, not on several"):
-        PLATFORM.resolve(EngineConfig("m", tensor_parallel=4), CHIP, MODEL)
+def test_several_chips_are_one_process_that_divides_layers_by_itself() -> None:
+    config = EngineConfig("m", tensor_parallel=4)
+    divides = replace(MODEL, num_heads=8, num_kv_heads=4)
+    PLATFORM.resolve(config, CHIP, divides)
+    assert PLATFORM.topology(config, CHIP) == Topology(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "attention", "reason"),
+    [
+        ({"num_heads": 6}, "auto", "6 attention heads do not divide over 4 chips"),
+        ({"num_heads": 8, "num_kv_heads": 2}, "auto", "2 KV heads do not divide over 4 chips"),
+        ({"num_heads": 8, "num_kv_heads": 4, "quantization": "gptq"}, "auto", "on one chip"),
+        ({"num_heads": 8, "num_kv_heads": 4}, "ragged", "accepted: gathered"),
+    ],
+)
+def test_what_cannot_be_divided_over_chips_is_refused(changed, attention, reason) -> None:
+    config = EngineConfig("m", tensor_parallel=4, attention=attention)
+    with pytest.raises(ConfigError, match=reason):
+        PLATFORM.resolve(config, CHIP, replace(MODEL, **changed))
 
 
 def test_the_client_of_the_worker_is_named_as_data() -> None:
     config = EngineConfig("m")
     assert PLATFORM.worker_env(config, 0) == {"PJRT_DEVICE": "TPU"}
-    assert HostedTpu().worker_env(config, 0) == {"PJRT_DEVICE": "CPU"}
+    hosted = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "1"}
+    assert HostedTpu().worker_env(config, 0) == hosted
 
 
 def test_the_stand_in_is_never_chosen_by_itself_and_says_what_it_is() -> None:
