@@ -23,8 +23,8 @@ from inferplane.interfaces import (
 from inferplane.layers.embedding import Embedding, Logits, PackedLogits, PackedTable
 from inferplane.layers.linear import Linear, ReducedLinear
 from inferplane.layers.norm import LayerNorm, RmsNorm
-from inferplane.layers.quantized import JoinedLinear, Piece, QuantizedLinear, Quantizer
 from inferplane.layers.parameters import hold
+from inferplane.layers.quantized import JoinedLinear, Piece, QuantizedLinear, Quantizer
 from inferplane.layers.rotary import Rotary
 from inferplane.loading.weights import WeightTable
 from inferplane.model_config import ModelConfig, RopeConfig
@@ -160,6 +160,7 @@ class Builder:
         `parts` = the output rows of each that this rank computes; None = all. Layers whose weights
         are of different kinds stay apart, their outputs are joined.
         """
+        cut = None if parts is None else 0
         parts = [range(size) for size in out_features] if parts is None else parts
         layers: list[LinearLayer] = []
         for scheme, pieces in self._runs(
@@ -169,7 +170,6 @@ class Builder:
             layer: Linear | QuantizedLinear
             if scheme is None:
                 layer = self._dense(pieces, in_features, columns, cut)
-        cut = None if parts is None else 0
             else:
                 layer = self.quantizer.linear(pieces, in_features, columns, scheme)
             if bias:
@@ -274,6 +274,8 @@ class Builder:
             self.weights.expect(f"{name}.weight", full, weight.piece((_ALL,), (_as_slice(rows),)))
             return layer
 
+        assert tied is not None
+
         def share() -> None:
             layer.weight = tied.weight[_as_slice(rows)] if splits else tied.weight
 
@@ -283,8 +285,6 @@ class Builder:
     def _packed_output(
         self, name: str, tied: Embedding | None, rows: range
     ) -> QuantizedLinear | None:
-        assert tied is not None
-
         """The output layer over quantised weights, or None: then it is dense."""
         size, vocab_size = self.config.hidden_size, self.config.vocab_size
         if tied is None:
