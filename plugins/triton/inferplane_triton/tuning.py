@@ -11,11 +11,13 @@ from triton import knobs
 __all__ = [
     "CodeTuning",
     "DecodeTuning",
+    "DrawTuning",
     "PrefillTuning",
     "StreamTuning",
     "Target",
     "code_tuning",
     "decode_tuning",
+    "draw_tuning",
     "gated_tuning",
     "normed_tuning",
     "prefill_tuning",
@@ -79,6 +81,18 @@ class CodeTuning:
     rows: int
     """Outputs of one program."""
     warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawTuning:
+    """How rows of logits are cut where a token is drawn."""
+
+    span: int
+    """Logits of one program that passes over a row with others."""
+    candidates: int
+    """Most elements that are sorted; a row that needs more is searched."""
+    searched: int
+    """Logits that a search takes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +195,15 @@ def code_tuning(is_bytes: bool, rows: int) -> CodeTuning:
     registers."""
     outputs = 8 if is_bytes else 4
     return CodeTuning(outputs if rows <= 2 else outputs // 2, 4)
+
+
+@lru_cache(maxsize=1)
+def draw_tuning() -> DrawTuning:
+    """The interpreter sorts an element at a time, so there the search gets more rows.
+
+    On AMD's parts twice as many logits at once spill the scalar registers that hold masks.
+    """
+    backend = target().backend
+    if backend == "interpreter":
+        return DrawTuning(2048, 32, 4096)
+    return DrawTuning(8192, 1024, 256 if backend == "hip" else 512)

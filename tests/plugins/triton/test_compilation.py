@@ -75,6 +75,14 @@ TILED = {
     "UPCAST": False,
 }  # fmt: skip
 CODES = {"scale_ptr": "*fp32", "offset_ptr": "*fp32", "given_ptr": "*fp32", "words_ptr": "*i32"}
+DRAWN_FROM = {
+    "VOCAB": 151936, "SPLITS": 19, "SPLIT_PAD": 32, "MOST": 1024,
+}  # fmt: skip
+DRAWN = {name: "*fp32" for name in ("logits", "temperatures", "top_ps", "min_ps")}
+DRAWN |= {name: "*i32" for name in ("ids", "bests", "top_ks", "counts")}
+DRAWN |= {name: "*i64" for name in ("seeds", "positions", "candidates")} | {"masses": "*fp64"}
+LOGITS = {name: "*fp32" for name in ("logits", "out", "values", "counts", "penalties")}
+LOGITS |= {name: "*i32" for name in ("bitmask", "rows", "ids")}
 CASES = {
     "decode": Case(
         "decode:decode_items",
@@ -201,6 +209,23 @@ CASES = {
     "argmax": Case(
         "sampling:argmax_rows", {"SPLITS": 19, "BLOCK": 32}, {"parts": "*i64", "out": "*i32"}
     ),
+    "draw, weighing": Case(
+        "draw:weigh_rows", {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 512}, DRAWN
+    ),
+    "draw, gathering": Case(
+        "draw:gather_rows", {**DRAWN_FROM, "SPAN": 8192, "BLOCK": 2048}, DRAWN,
+        options={"num_warps": 8},
+    ),
+    "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN),
+    "draw, searching": Case(
+        "draw:search_rows", {"VOCAB": 151936, "ID_BITS": 20, "BLOCK": 512}, DRAWN,
+        options={"num_warps": 16}, small_constants={"BLOCK": 256},
+    ),
+    "masked logits": Case(
+        "logits:copy_masked", {"VOCAB": 151936, "MASKED": True, "BLOCK": 2048}, LOGITS
+    ),
+    "bias": Case("logits:add_bias", {"VOCAB": 151936, "BLOCK": 256}, LOGITS),
+    "penalties": Case("logits:penalise", {"VOCAB": 151936, "BLOCK": 256}, LOGITS),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""sample/1: argmax rows in two launches; other draws through the core's reference."""
+"""sample/1: argmax in two launches, draws in four more; no row is sorted."""
 
 from __future__ import annotations
 
@@ -6,23 +6,37 @@ import torch
 import triton
 from torch import Tensor
 
-from inferplane.ops.reference.sampling import LogprobTensors
-from inferplane.ops.reference.sampling import sample as reference
+from inferplane.interfaces import Capabilities, Kernel, OpSite, Reasons
+from inferplane.ops.reference.sampling import LogprobTensors, score
 from inferplane.ops.sampling import SamplingTensors
+from inferplane_triton.device.draw import draw_rows, gather_rows, search_rows, weigh_rows
 from inferplane_triton.device.sampling import argmax_parts, argmax_rows
+from inferplane_triton.kernels.logits import process
+from inferplane_triton.tuning import draw_tuning
 
-__all__ = ["argmax", "sample"]
+__all__ = ["SAMPLE", "argmax", "draw", "sample"]
 
 _BLOCK = 2048
 _SPAN = 4 * _BLOCK
 """Logits of one program."""
+_WEIGHED = 512
+"""Logits that are weighed at once, at every level."""
 
 
 def sample(logits: Tensor, sampling: SamplingTensors) -> tuple[Tensor, LogprobTensors | None]:
     """Ids i32[R] for f32[R,V] logits, -1 where a row is not finite; drawn as the core says."""
+    ids = argmax(logits)
     if sampling.plain:
-        return argmax(logits), None
-    return reference(logits, sampling)
+        return ids, None
+    processed = process(logits, sampling)
+    if processed is not logits:
+        ids = torch.where(ids < 0, ids, argmax(processed))
+    if not sampling.greedy:
+        ids = draw(processed, ids, sampling)
+    if sampling.logprob_rows is None:
+        return ids, None
+    rows = sampling.logprob_rows
+    return ids, score(logits[rows], ids[rows].clamp(min=0), sampling.num_logprobs)
 
 
 def argmax(logits: Tensor) -> Tensor:
@@ -38,3 +52,52 @@ def argmax(logits: Tensor) -> Tensor:
         parts, out, SPLITS=splits, BLOCK=triton.next_power_of_2(splits), num_warps=1
     )
     return out
+
+
+def draw(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
+    """Ids i32[R]: `best` where a row is greedy or -1, else drawn by temperature, top-k, top-p,
+    min-p and one uniform by (seed, position), as the core's reference draws."""
+    rows, vocabulary = logits.shape
+    tuning = draw_tuning()
+    most, splits = tuning.candidates, int(triton.cdiv(vocabulary, tuning.span))
+    device, stride = logits.device, logits.stride(0)
+    counts = torch.empty((rows, splits, 8), dtype=torch.int32, device=device)
+    masses = torch.empty((rows, splits, 9), dtype=torch.float64, device=device)
+    candidates = torch.empty((rows, most), dtype=torch.int64, device=device)
+    given = (
+        sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed,
+        sampling.position,
+    )  # fmt: skip
+    weigh_rows[(rows, splits)](
+        logits, best, sampling.temperature, counts, masses, stride,
+        VOCAB=vocabulary, SPAN=tuning.span, BLOCK=_WEIGHED, num_warps=4,
+    )  # fmt: skip
+    sizes = {"VOCAB": vocabulary, "SPLITS": splits, "MOST": most}
+    sizes["SPLIT_PAD"] = int(triton.next_power_of_2(splits))
+    gather_rows[(rows, splits)](
+        logits, best, *given, counts, masses, candidates, stride,
+        **sizes, SPAN=tuning.span, BLOCK=_BLOCK, num_warps=8,
+    )  # fmt: skip
+    ids = best.clone()
+    draw_rows[(rows,)](
+        logits, ids, *given, counts, masses, candidates, stride, **sizes, num_warps=4
+    )
+    search_rows[(rows,)](
+        logits, ids, best, *given, stride,
+        VOCAB=vocabulary, ID_BITS=_id_bits(vocabulary), BLOCK=tuning.searched, num_warps=16,
+    )  # fmt: skip
+    return ids
+
+
+def _id_bits(vocabulary: int) -> int:
+    """A multiple of 4 that holds every id."""
+    return -(-max(1, (vocabulary - 1).bit_length()) // 4) * 4
+
+
+def _supports(site: OpSite, caps: Capabilities) -> Reasons:
+    if site.dtype != "float32":
+        return (f"draws from float32 logits, not {site.dtype}",)
+    return ()
+
+
+SAMPLE = Kernel(sample, _supports)

@@ -1,0 +1,114 @@
+"""Draws without a sort are the draws of the core's sorted reference."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from inferplane.execution.host_runtime import HostRuntime
+from inferplane.interfaces import OpSite
+from inferplane.ops.reference.sampling import sample as reference
+from inferplane.ops.sampling import SamplingTensors
+from inferplane.testing.conformance import sample_cases
+from inferplane_triton.gpu.platform import gpu_capabilities
+from inferplane_triton.kernels.sampling import SAMPLE, sample
+
+ROWS, VOCABULARY = 6, 4999
+
+
+def sampling_of(device: str, **fixed: float) -> SamplingTensors:
+    """Parameters drawn row by row, or the same in all where `fixed`."""
+
+    def column(name: str, values: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+        if name in fixed:
+            return torch.full((ROWS,), fixed[name], dtype=dtype, device=device)
+        picked = torch.tensor(values)[torch.randint(len(values), (ROWS,))]
+        return picked.to(dtype).to(device)
+
+    return SamplingTensors(
+        temperature=column("temperature", (0.0, 0.4, 1.0, 1.6), torch.float32),
+        top_k=column("top_k", (0, 1, 5, 900, 9000), torch.int32),
+        top_p=column("top_p", (1.0, 0.9, 0.2), torch.float32),
+        min_p=column("min_p", (0.0, 0.1), torch.float32),
+        seed=torch.randint(2**62, (ROWS,), device=device),
+        position=torch.randint(2**33, (ROWS,), device=device),
+        greedy=False,
+        truncated=True,
+    )
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("spread", [4.0, 0.3])
+def test_peaked_and_flat_rows_draw_the_reference_token(
+    spread: float, seed: int, device: str
+) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(ROWS, VOCABULARY, device=device) * spread
+    logits[3] = (logits[3] * 4).round() / 4  # ties
+    logits[5] = torch.nan
+    sampling = sampling_of(device)
+    ours, theirs = sample(logits, sampling)[0], reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {"top_k": 0, "top_p": 1.0, "min_p": 0.0},
+        {"top_k": 0, "top_p": 0.95, "min_p": 0.0},
+        {"top_k": 3000, "top_p": 1.0, "min_p": 0.0},
+        {"top_k": 0, "top_p": 1.0, "min_p": 1e-7},
+    ],
+)
+def test_what_the_candidates_cannot_decide_is_searched(
+    fixed: dict[str, float], device: str
+) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device) * 0.2
+    sampling = sampling_of(device, temperature=1.0, **fixed)
+    ours, theirs = sample(logits, sampling)[0], reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_bias_masks_and_log_probabilities_are_the_references(device: str) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device) * 3
+    plain = sampling_of(device)
+    sampling = SamplingTensors(
+        **{name: getattr(plain, name) for name in ("temperature", "top_k", "top_p", "min_p")},
+        seed=plain.seed,
+        position=plain.position,
+        bias_rows=torch.tensor([0, 4], dtype=torch.int32, device=device),
+        bias_ids=torch.tensor([7, 8], dtype=torch.int32, device=device),
+        bias_values=torch.tensor([100.0, -torch.inf], device=device),
+        logprob_rows=torch.tensor([0, 2], dtype=torch.int32, device=device),
+        num_logprobs=3,
+        greedy=False,
+        truncated=True,
+    )
+    (ids, scores), (wanted, wanted_scores) = sample(logits, sampling), reference(logits, sampling)
+    assert ids.tolist() == wanted.tolist() and ids[0] == 7
+    assert scores is not None and wanted_scores is not None
+    assert scores.ids.tolist() == wanted_scores.ids.tolist()
+
+
+def test_the_kit_finds_no_fault(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_cases, "NUM_ROWS", 1)  # one of each kind: it also mixes all kinds
+    parts: Any = SimpleNamespace(runtime=HostRuntime(), torch_device="cpu")
+
+    def run(logits: Tensor, sampling: SamplingTensors) -> tuple[Tensor, None]:
+        moved = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
+        moved = {n: x.to(device) if isinstance(x, Tensor) else x for n, x in moved.items()}
+        return sample(logits.to(device), SamplingTensors(**moved))[0], None
+
+    assert sample_cases.sample_faults(run, parts) == []
+
+
+def test_other_logits_than_float32_are_refused_with_the_reason() -> None:
+    caps = gpu_capabilities(("bfloat16",), "none")
+    assert SAMPLE.supports(OpSite("sample/1", "float32", {"V": 9}), caps) == ()
+    (reason,) = SAMPLE.supports(OpSite("sample/1", "bfloat16", {"V": 9}), caps)
+    assert "bfloat16" in reason
