@@ -22,7 +22,7 @@ from shapes import BASELINE_S, GOALS, SHAPES, VARIANTS, Shape, serial_floor_s
 from workloads import FULL, TINY, Workload, check_sums, workloads
 
 STARTED = time.perf_counter()
-PARTS = ("probe", "numerics", "kernels", "quantized", "profile")
+PARTS = ("probe", "numerics", "kernels", "quantized", "sampling", "profile")
 """What `--only` may name besides the workloads."""
 
 
@@ -80,6 +80,10 @@ def run_parts(args: argparse.Namespace, wanted: set[str] | None, report: dict[st
         from quantized_kernels import time_quantized  # likewise
 
         report["quantized"] = time_quantized(left(args) - 20)
+    if asked("sampling", False) and on_gpu:
+        from drawing import time_drawing  # likewise
+
+        report["sampling"] = time_drawing(left(args) - 20)
 
 
 def run_model(args: argparse.Namespace, name: str, wanted: set[str] | None) -> dict[str, Any]:
