@@ -1,7 +1,8 @@
 """The linears of SmolLM2-135M in the kernels of one or more libraries, in turns in one process.
 
-python benchmarks/cpu/linears.py FOLDER [FOLDER ...] [--kinds bf16,int4] [--rows 1,8,32,512]
-A folder holds a library of the CPU plugin; the first is the baseline. For each kind of weights and
+python benchmarks/cpu/linears.py FOLDER [FOLDER ...] [--kinds bf16] [--rows 1,8] [--amx off,auto]
+A folder holds a library of the CPU plugin; the first is the baseline. With both values of --amx
+each library runs by vectors and by AMX tiles in turns. For each kind of weights and
 number of rows: best milliseconds, operations a second, median ratio to the baseline, equal bits.
 """
 
@@ -20,6 +21,7 @@ from inferplane_cpu.host import read_host
 from inferplane_cpu.native.library import load_library
 from inferplane_cpu.native.machine import Machine, NativeProgram, ProgramBuilder, StepArrays
 from inferplane_cpu.native.packing import PackedWeight, Packer
+from inferplane_cpu.native.tiles import choose_tiles
 
 _LAYERS = 30
 _SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
@@ -32,9 +34,8 @@ _MOST_SAMPLED = 64
 def main() -> None:
     """Read arguments, pack, run in turns, print."""
     chosen = arguments()
-    flags = read_host(Path("/"), None).flags
-    cpus = tuple(range(chosen.threads))
-    machines = [Machine(load_library(flags, folder), cpus) for folder in chosen.folders]
+    ways = chosen.amx.split(",")
+    machines = [made(folder, way, chosen.threads) for folder in chosen.folders for way in ways]
     for kind in chosen.kinds.split(","):
         packer = Packer(machines[0].library)
         layers = [packed(packer, kind, shape) for _ in range(_LAYERS) for shape in _SHAPES]
@@ -44,6 +45,15 @@ def main() -> None:
             print(f"{kind:12} {rows:4} rows", compared(steps, chosen.turns), flush=True)
     for machine in machines:
         machine.close()
+
+
+def made(folder: Path, amx: str, threads: int) -> Machine:
+    """A library's machine, with tiles if `amx` says so and this processor has them."""
+    flags = read_host(Path("/"), None).flags
+    library = load_library(flags, folder)
+    tiles = choose_tiles(flags, library, amx)
+    print(folder, "by tiles" if tiles.on else f"by vectors {tiles.refused}".rstrip(), flush=True)
+    return Machine(library, tuple(range(threads)), tiles.on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +75,11 @@ class Step:
         inputs = {k: builder.buffer(k) for k in sorted({w.in_features for w in layers})}
         outputs = {n: builder.buffer(n) for n in sorted({w.out_features for w in layers})}
         for weight in layers:
-            builder.linear(weight, inputs[weight.in_features], outputs[weight.out_features])
+            source, target = inputs[weight.in_features], outputs[weight.out_features]
+            builder.linear(weight, source, target, rounded=1)
         last = builder.buffer(head.in_features, per_sample=True)
         logits = builder.buffer(head.out_features, per_sample=True)
-        builder.linear(head, last, logits, per_sample=1)
+        builder.linear(head, last, logits, per_sample=1, rounded=1)
         program = builder.build(1, 32)
         make = torch.Generator().manual_seed(rows)
         for buffer in (*inputs.values(), last):
@@ -137,6 +148,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", default="1,4,8,32,512")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--amx", default="auto", help="auto, off or both, comma-separated")
     return parser.parse_args()
 
 

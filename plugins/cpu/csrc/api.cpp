@@ -1,11 +1,12 @@
 // The plain C interface that Python loads with ctypes.
 #include "program.hpp"
+#include "tile_support.hpp"
 
 using namespace ip;
 
 extern "C" {
 
-int ip_version() { return 2; }
+int ip_version() { return 3; }
 int ip_instruction_bytes() { return int(sizeof(Instruction)); }
 
 const char* ip_isa() {
@@ -13,6 +14,27 @@ const char* ip_isa() {
     return "avx512";
 #else
     return "avx2";
+#endif
+}
+
+// Null where this process may use tiles, which this call asks for; else why not.
+const char* ip_tiles_refused() {
+#ifdef IP_TILES
+    return tiles_refused();
+#else
+    return "the library was built without kernels for tiles";
+#endif
+}
+
+// Null where tiles compute what vectors compute. Tiles that do not work end the process: call it in one of its own.
+const char* ip_check_tiles() {
+#ifdef IP_TILES
+    static std::string wrong;
+    if (const char* refused = tiles_refused()) return refused;
+    wrong = check_tiles();
+    return wrong.empty() ? nullptr : wrong.c_str();
+#else
+    return ip_tiles_refused();
 #endif
 }
 
@@ -24,13 +46,10 @@ int64_t ip_packed_bytes(int kind, int64_t n, int64_t k) {
     return (n + 15) / 16 * panel_bytes(Kind(kind), k);
 }
 
-int64_t ip_scratch_bytes(int64_t widest, int64_t dim, int64_t dim_v) {
-    const int64_t linear = (widest * 4 + 63) / 64 * 64 + 2 * TURN * input_bytes(F32, widest);
-    const int64_t attention = attention_scratch(dim) + TILE * (dim_v + 2) * 4;
-    return std::max(linear, attention) + 4096;
+int64_t ip_scratch_bytes(int64_t widest, int64_t rows, int64_t dim, int64_t dim_v) {
+    return scratch_bytes(widest, rows, dim, dim_v);
 }
-
-int64_t ip_input_bytes(int kind, int64_t k) { return input_bytes(Kind(kind), k); }
+int64_t ip_shared_bytes(int kind, int64_t k, int64_t rows) { return shared_bytes(Kind(kind), k, rows); }
 int64_t ip_partial_floats(int64_t dim_v) { return TILE * (dim_v + 2); }
 
 void ip_pack_f32(const float* w, int64_t n, int64_t k, float* out) {

@@ -1,23 +1,21 @@
 """Compile `csrc/` into the wheel, once an instruction set; without g++ the wheel is pure Python.
 
 The library has a plain C interface, so it is tied to no Python version and to no torch version.
+`variants.toml` says what is compiled.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-SOURCES = ("api.cpp", "program.cpp")
-VARIANTS = {
-    "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mfma -mf16c",
-    "avx2": "-mavx2 -mfma -mf16c",
-}
 
 
 class NativeBuild(BuildHookInterface[Any]):
@@ -32,31 +30,39 @@ class NativeBuild(BuildHookInterface[Any]):
             self.app.display_warning("no C++ compiler for x86-64: kernels run per op in torch")
             return
         root = Path(self.root)
-        built = [self._compile(compiler, root, name, flags) for name, flags in VARIANTS.items()]
+        chosen = tomllib.loads((root / "csrc" / "variants.toml").read_text())
+        with ThreadPoolExecutor() as side_by_side:
+            names = chosen["variants"]
+            built = list(side_by_side.map(lambda name: self._build(compiler, chosen, name), names))
         build_data["artifacts"] += [str(path.relative_to(root)) for path in built if path]
         if any(built):
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-" + _platform_tag()
 
-    def _compile(self, compiler: str, root: Path, name: str, flags: str) -> Path | None:
-        target = root / "inferplane_cpu" / "native" / f"libinferplane_cpu_{name}.so"
-        sources = [str(root / "csrc" / source) for source in SOURCES]
-        command = [
-            compiler,
-            "-std=c++17",
-            "-O3",
-            "-fno-strict-aliasing",
-            *flags.split(),
-            "-shared",
-            "-fPIC",
-            "-pthread",
-        ]
-        done = subprocess.run(
-            [*command, "-o", str(target), *sources], capture_output=True, text=True, check=False
-        )
+    def _build(self, compiler: str, chosen: dict[str, Any], name: str) -> Path | None:
+        """One variant; with kernels for tiles where it has them and the compiler knows them."""
+        flags, sources, tiles = chosen["variants"][name], chosen["sources"], chosen["tiles"]
+        if name in tiles["variants"]:
+            more = [*flags, *tiles["flags"]], [*sources, *tiles["sources"]]
+            target = self._compile(compiler, name, chosen["options"], *more)
+            if target is not None:
+                return target
+            self.app.display_warning(f"{name}: built without kernels for AMX tiles")
+        return self._compile(compiler, name, chosen["options"], flags, sources)
+
+    def _compile(
+        self, compiler: str, name: str, options: list[str], flags: list[str], sources: list[str]
+    ) -> Path | None:
+        csrc = Path(self.root) / "csrc"
+        target = Path(self.root) / "inferplane_cpu" / "native" / f"libinferplane_cpu_{name}.so"
+        fresh = target.with_suffix(f".{os.getpid()}")
+        files = [str(csrc / source) for source in sources]
+        command = [compiler, *options, *flags, "-o", str(fresh), *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             self.app.display_warning(f"{target.name} not built: {done.stderr[-2000:]}")
             return None
+        fresh.replace(target)  # a process that runs the old one keeps it
         return target
 
 

@@ -1,31 +1,10 @@
 // The interpreter: each thread walks the whole list over its own share of every instruction.
-#include "program.hpp"
+#include "walk.hpp"
 
 namespace ip {
 namespace {
 
 constexpr int64_t FEW_ROWS = 4;  // below, preparing inputs in every thread beats a barrier
-
-struct Walk {
-    Pool& pool;
-    const Program& program;
-    const Step& step;
-};
-
-struct Span {
-    int64_t first, last;
-};
-
-Span share(int64_t items, int thread, int threads) {
-    return {items * thread / threads, items * (thread + 1) / threads};
-}
-
-int64_t rows_of(const Instruction& i, const Step& s) { return i.per_sample ? s.samples : s.tokens; }
-
-float* at(const Walk& w, int64_t buffer, int64_t row, int64_t column) {
-    const Buffer& b = w.program.buffers[buffer];
-    return b.data + row * b.pitch + column;
-}
 
 void embed(const Walk& w, const Instruction& i, int thread) {
     const Span rows = share(w.step.tokens, thread, w.pool.threads());
@@ -37,8 +16,8 @@ void embed(const Walk& w, const Instruction& i, int thread) {
     }
 }
 
-// One row of a linear's input: norm or gate, then the type the kernel reads.
-void prepare_row(const Walk& w, const Instruction& i, int64_t row, float* temporary, uint8_t* out) {
+// One row of a linear's input: norm or gate, then the type that kernels of `kind` read.
+void prepare_row(const Walk& w, const Instruction& i, Kind kind, int64_t row, float* temporary, uint8_t* out) {
     const float* x = at(w, i.src, row, i.src_at);
     switch (i.prologue) {
         case RMS: rms_norm(x, i.norm, i.k, float(i.eps), temporary); x = temporary; break;
@@ -46,7 +25,7 @@ void prepare_row(const Walk& w, const Instruction& i, int64_t row, float* tempor
         case GELU_MUL: gated<false>(x, i.k, temporary); x = temporary; break;
         default: break;
     }
-    convert_row(Kind(i.kind), x, i.k, out);
+    convert_row(kind, x, i.k, out);
 }
 
 // Shares of whole panel pairs, so that a panel's arithmetic is the same for any thread count.
@@ -78,7 +57,7 @@ const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int th
         interleave(from, pitch, pitch / 4, count, (uint32_t*)to);
     };
     if (rows < FEW_ROWS) {
-        for (int64_t r = 0; r < rows; r++) prepare_row(w, i, r, temporary, plain + r * pitch);
+        for (int64_t r = 0; r < rows; r++) prepare_row(w, i, Kind(i.kind), r, temporary, plain + r * pitch);
         if (rows == 1) return plain;
         laid(plain, rows, own);
         return own;
@@ -86,7 +65,7 @@ const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int th
     if (rows <= most) {
         const Span mine = share(rows, thread, threads);
         for (int64_t r = mine.first; r < mine.last; r++)
-            prepare_row(w, i, r, temporary, w.program.shared + r * pitch);
+            prepare_row(w, i, Kind(i.kind), r, temporary, w.program.shared + r * pitch);
         w.pool.barrier();
         laid(w.program.shared, rows, own);
         return own;
@@ -94,19 +73,46 @@ const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int th
     const Span mine = share((rows + most - 1) / most, thread, threads);
     for (int64_t r = mine.first * most; r < std::min(mine.last * most, rows); r += most) {
         const int64_t count = std::min(most, rows - r);
-        for (int64_t m = 0; m < count; m++) prepare_row(w, i, r + m, temporary, plain + m * pitch);
+        for (int64_t m = 0; m < count; m++)
+            prepare_row(w, i, Kind(i.kind), r + m, temporary, plain + m * pitch);
         laid(plain, count, w.program.shared + r * pitch);
     }
     w.pool.barrier();
     return w.program.shared;
 }
 
+#ifdef IP_TILES
+bool takes_tiles(const Walk& w, const Instruction& i, int64_t rows) {
+    return w.program.tiles && rows >= TILED_FROM && has_tiles(Kind(i.kind), i.rounded != 0);
+}
+
+// The input of a linear by tiles: each thread makes some rows.
+void prepare_tiles(const Walk& w, const Instruction& i, int64_t rows, int thread) {
+    const TiledRows laid(Kind(i.kind), i.k, rows);
+    float* temporary = (float*)w.program.scratch[thread];
+    uint8_t* plain = w.program.scratch[thread] + (i.k * 4 + 63) / 64 * 64;
+    const Span mine = share(rows, thread, w.pool.threads());
+    for (int64_t r = mine.first; r < mine.last; r++) {
+        prepare_row(w, i, laid.kind, r, temporary, plain);
+        laid.place(plain, i.k, r, w.program.shared);
+    }
+    w.pool.barrier();
+}
+#endif
+
 void linear(const Walk& w, const Instruction& i, int thread) {
     const int64_t rows = rows_of(i, w.step);
-    const uint8_t* x = prepare(w, i, rows, thread);
     const Epilogue e{at(w, i.dst, 0, i.dst_at), w.program.buffers[i.dst].pitch, i.n,
                      i.weight_scale, i.bias, i.add != 0};
     const Span panels = panels_of(w, i, thread);
+#ifdef IP_TILES
+    if (takes_tiles(w, i, rows)) {
+        prepare_tiles(w, i, rows, thread);
+        return tile_matmul(Kind(i.kind), i.weight, w.program.shared, i.k, rows, panels.first, panels.last,
+                           next_weights(w, i, thread), e, w.program.scratch[thread]);
+    }
+#endif
+    const uint8_t* x = prepare(w, i, rows, thread);
     matmul(Kind(i.kind), i.weight, x, i.k, rows, panels.first, panels.last, next_weights(w, i, thread), e);
 }
 
@@ -138,159 +144,6 @@ void rotary(const Walk& w, const Instruction& i, int thread) {
         for (int64_t h = 0; h < i.kv_heads; h++)
             write_token(cache, group.slots[t], h, k + h * i.dim, v + h * i.dim_v);
     }
-}
-
-// Running result of one tile while its chunks are merged in order.
-struct Running {
-    float out[TILE * 512], peak[TILE], sum[TILE];
-
-    void merge(const Partial& part, int64_t count, int64_t dim, bool first) {
-        if (first) {
-            std::memcpy(out, part.out, sizeof(float) * count * dim);
-            std::memcpy(peak, part.peak, sizeof(float) * count);
-            std::memcpy(sum, part.sum, sizeof(float) * count);
-            return;
-        }
-        for (int64_t m = 0; m < count; m++) {
-            const float top = std::max(peak[m], part.peak[m]);
-            const float a = peak[m] == top ? 1.0f : std::exp(peak[m] - top);
-            const float b = part.peak[m] == top ? 1.0f : std::exp(part.peak[m] - top);
-            const vf va = vset(a), vb = vset(b);
-            for (int64_t d = 0; d < dim; d += 16) {
-                float* o = out + m * dim + d;
-                vstore(o, vfma(vload(o), va, vmul(vload(part.out + m * dim + d), vb)));
-            }
-            sum[m] = sum[m] * a + part.sum[m] * b;
-            peak[m] = top;
-        }
-    }
-};
-
-// One (sequence, KV head, tile of rows).
-struct Tile {
-    int64_t seq, head, begin, end;  // tokens of context it reads
-    Rows rows;
-    int64_t chunks() const { return (end + CHUNK - 1) / CHUNK - begin / CHUNK; }
-};
-
-Partial partial_at(float* base, int64_t dim) {
-    return {base, base + TILE * dim, base + TILE * dim + TILE};
-}
-
-int64_t partial_floats(int64_t dim) { return TILE * (dim + 2); }
-
-// Calls `visit(tile, split, number of its first partial)` for every tile of the step, in one order.
-template <class Visit>
-void each_tile(const Walk& w, const Instruction& i, Visit visit) {
-    const int64_t group = i.heads / i.kv_heads, limit = w.program.partial_floats / partial_floats(i.dim_v);
-    int64_t partials = 0;
-    for (int64_t s = 0; s < w.step.seqs; s++) {
-        const int64_t first = w.step.query_start[s], length = w.step.query_start[s + 1] - first;
-        const int64_t position = w.step.seq_lens[s] - length, count = length * group;
-        for (int64_t h = 0; h < i.kv_heads; h++)
-            for (int64_t r = 0; r < count; r += TILE) {
-                const int64_t rows = std::min<int64_t>(TILE, count - r);
-                const int64_t low = position + r / group, high = position + (r + rows - 1) / group;
-                int64_t begin = i.window ? std::max<int64_t>(0, low - i.window + 1) : 0;
-                begin -= begin % w.program.caches[i.layer].block_size;
-                Tile tile{s, h, begin, high + 1,
-                          {at(w, i.src, first, i.src_at) + h * group * i.dim,
-                           w.program.buffers[i.src].pitch, group, position, r, rows}};
-                const int64_t chunks = tile.chunks();
-                const bool split = length <= TILE && chunks > 1 && partials + chunks <= limit;
-                visit(tile, split, partials);
-                if (split) partials += chunks;
-            }
-    }
-}
-
-// What a tile reads in one of its chunks.
-Context context_of(const Walk& w, const Instruction& i, const Tile& t, int64_t chunk) {
-    const Cache& cache = w.program.caches[i.layer];
-    const Group& group = w.step.groups[i.group];
-    const int64_t begin = std::max(t.begin, (t.begin / CHUNK + chunk) * CHUNK);
-    const int64_t end = std::min(t.end, (t.begin / CHUNK + chunk + 1) * CHUNK), size = cache.block_size;
-    return {&cache, group.tables + t.seq * group.width, t.head, begin / size, (end + size - 1) / size};
-}
-
-void chunk_of(const Walk& w, const Instruction& i, const Tile& t, const Context& now, const Context& next,
-              Partial out, int thread) {
-    const AttentionSpec spec{i.heads, float(i.scale), float(i.softcap), i.window};
-    attend_tile(spec, t.rows, now, next, w.program.scratch[thread], out);
-}
-
-void store(const Walk& w, const Instruction& i, const Tile& t, const Running& total) {
-    for (int64_t m = 0; m < t.rows.count; m++) {
-        const int64_t r = t.rows.start + m, token = w.step.query_start[t.seq] + r / t.rows.group;
-        float* out = at(w, i.dst, token, i.dst_at) + (t.head * t.rows.group + r % t.rows.group) * i.dim_v;
-        const vf inverse = vset(1.0f / total.sum[m]);
-        for (int64_t d = 0; d < i.dim_v; d += 16)
-            vstore(out + d, vmul(vload(total.out + m * i.dim_v + d), inverse));
-    }
-}
-
-// A thread's next piece of attention, held back until it is known what comes after it.
-struct Held {
-    Tile tile;
-    int64_t chunk;  // the one to compute, or -1: all of them, merged and stored
-    Partial part;
-    bool any = false;
-};
-
-// `next`: what is computed afterwards, null at the end.
-void attend_held(const Walk& w, const Instruction& i, const Held& held, const Context* next, int thread) {
-    const Tile& t = held.tile;
-    if (!held.any) return;
-    if (held.chunk >= 0) {
-        const Context now = context_of(w, i, t, held.chunk);
-        return chunk_of(w, i, t, now, next ? *next : now, held.part, thread);
-    }
-    Running total;
-    for (int64_t c = 0; c < t.chunks(); c++) {
-        const bool last = c + 1 == t.chunks();
-        const Context now = context_of(w, i, t, c);
-        const Context later = !last ? context_of(w, i, t, c + 1) : next ? *next : now;
-        chunk_of(w, i, t, now, later, held.part, thread);
-        total.merge(held.part, t.rows.count, i.dim_v, c == 0);
-    }
-    store(w, i, t, total);
-}
-
-void attend(const Walk& w, const Instruction& i, int thread) {
-    int64_t item = 0;
-    const int threads = w.pool.threads();
-    float* own = (float*)(w.program.scratch[thread] + attention_scratch(i.dim));
-    Held held;
-    auto hold = [&](const Tile& t, int64_t chunk, float* part) {
-        if (item++ % threads != thread) return;
-        const Context next = context_of(w, i, t, std::max<int64_t>(chunk, 0));
-        attend_held(w, i, held, &next, thread);
-        held = {t, chunk, partial_at(part, i.dim_v), true};
-    };
-    each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
-        if (!split) return hold(t, -1, own);
-        for (int64_t c = 0; c < t.chunks(); c++)
-            hold(t, c, w.program.partials + (first + c) * partial_floats(i.dim_v));
-    });
-    attend_held(w, i, held, nullptr, thread);
-}
-
-bool any_split(const Walk& w, const Instruction& i) {
-    bool any = false;
-    each_tile(w, i, [&](const Tile&, bool split, int64_t) { any |= split; });
-    return any;
-}
-
-void merge(const Walk& w, const Instruction& i, int thread) {
-    int64_t item = 0;
-    each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
-        if (!split || item++ % w.pool.threads() != thread) return;
-        Running total;
-        for (int64_t c = 0; c < t.chunks(); c++)
-            total.merge(partial_at(w.program.partials + (first + c) * partial_floats(i.dim_v), i.dim_v),
-                        t.rows.count, i.dim_v, c == 0);
-        store(w, i, t, total);
-    });
 }
 
 void argmax(const Walk& w, const Instruction& i, int thread) {
@@ -333,13 +186,7 @@ void execute(const Walk& w, const Instruction& i, int thread) {
         case LINEAR: return linear(w, i, thread);
         case NORM: return norm(w, i, thread);
         case ROTARY: return rotary(w, i, thread);
-        case ATTEND:
-            attend(w, i, thread);
-            if (any_split(w, i)) {  // every thread answers alike
-                w.pool.barrier();
-                merge(w, i, thread);
-            }
-            return;
+        case ATTEND: return attend(w, i, thread);
         case ARGMAX: return argmax(w, i, thread);
         case SELECT:
         case COPY: return each_row(w, i, thread, [](float x, float) { return x; });
@@ -360,6 +207,9 @@ void run(Pool& pool, const Program& program, const Step& step) {
                 execute(w, w.program.instructions[n], thread);
                 w.pool.barrier();
             }
+#ifdef IP_TILES
+            give_back_tiles();
+#endif
         },
         &walk);
 }

@@ -5,6 +5,7 @@
 #include "pack.hpp"
 #include "pool.hpp"
 #include "rows.hpp"
+#include "tile_matmul.hpp"
 
 namespace ip {
 
@@ -35,6 +36,7 @@ struct Instruction {
     int64_t group, layer;            // attention: metadata group, cache number
     int64_t heads, kv_heads, dim, dim_v, rotary;
     int64_t window;
+    int64_t rounded;                 // linear: its inputs are bf16 numbers
     double scale, softcap, eps;
     const uint8_t* weight;
     const float *weight_scale, *bias, *norm, *norm_k;
@@ -70,7 +72,20 @@ struct Program {
     int64_t scratch_bytes;
     float* partials;         // chunks of long contexts
     int64_t partial_floats;
+    int64_t tiles;           // whether many rows may take the kernels for AMX tiles
 };
+
+// Working memory of a thread for linears of `rows` rows of up to `widest` inputs and heads of these sizes.
+inline int64_t scratch_bytes(int64_t widest, int64_t rows, int64_t dim, int64_t dim_v) {
+    const int64_t linear = (widest * 4 + 63) / 64 * 64 + 2 * TURN * input_bytes(F32, widest);
+    const int64_t attention = attention_scratch(dim) + TILE * (dim_v + 2) * 4;
+    return std::max({linear, attention, tile_scratch_bytes(rows)}) + 4096;
+}
+
+// Bytes of converted inputs of a linear, however they are laid.
+inline int64_t shared_bytes(Kind kind, int64_t k, int64_t rows) {
+    return std::max(rows * input_bytes(kind, k), TiledRows(kind, k, rows).bytes());
+}
 
 void run(Pool& pool, const Program& program, const Step& step);
 

@@ -69,7 +69,19 @@ inline void vstore_i8(int8_t* p, vf x) {  // round to nearest, saturate
 inline vi izero() { return _mm512_setzero_si512(); }
 inline vf itof(vi a) { return _mm512_cvtepi32_ps(a); }
 inline vi iset(int32_t x) { return _mm512_set1_epi32(x); }
+inline vi iadd(vi a, vi b) { return _mm512_add_epi32(a, b); }
 inline vi iwide(vi high, vi low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low); }
+inline vi iload(const void* p) { return _mm512_loadu_si512(p); }
+template <int FROM>
+inline vi ibits(vi a, int mask) {  // (a >> FROM) & mask
+    return _mm512_and_si512(_mm512_srli_epi32(a, FROM), _mm512_set1_epi32(mask));
+}
+inline void vstore_pairs(uint16_t* p, vf even, vf odd) {  // bf16 even[0], odd[0], even[1], ...
+    const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i odds = _mm512_slli_epi32(_mm512_add_epi32(count, _mm512_set1_epi32(16)), 16);
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);  // the 16 of even, then those of odd
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_or_si512(count, odds), both));
+}
 
 // acc[o] += sum over the pair of w[o][2] * x[2]; w holds 16 outputs x 2 inputs of bf16
 using PairsBF16 = __m512i;
@@ -173,6 +185,22 @@ inline void vstore_i8(int8_t* p, vf x) {
 inline vi izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline vf itof(vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline vi iset(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline vi iadd(vi x, vi y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline vi iload(const void* p) {
+    return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
+}
+template <int FROM>
+inline vi ibits(vi x, int mask) {
+    const __m256i m = _mm256_set1_epi32(mask);
+    return {_mm256_and_si256(_mm256_srli_epi32(x.a, FROM), m),
+            _mm256_and_si256(_mm256_srli_epi32(x.b, FROM), m)};
+}
+inline void vstore_pairs(uint16_t* p, vf even, vf odd) {
+    uint16_t e[16], o[16];
+    vstore_bf16(e, even);
+    vstore_bf16(o, odd);
+    for (int i = 0; i < 16; i++) p[2 * i] = e[i], p[2 * i + 1] = o[i];
+}
 inline vi iwide(vi high, vi low) {
     return {_mm256_add_epi32(_mm256_slli_epi32(high.a, 8), low.a),
             _mm256_add_epi32(_mm256_slli_epi32(high.b, 8), low.b)};

@@ -27,6 +27,8 @@ from inferplane.interfaces import (
 )
 from inferplane_cpu.host import Host, read_host
 from inferplane_cpu.native.library import find_library
+from inferplane_cpu.native.tiles import OPTION as AMX_OPTION
+from inferplane_cpu.native.tiles import check_option
 from inferplane_cpu.sizes import parse_bytes
 from inferplane_cpu.threads import plan_threads
 
@@ -39,6 +41,8 @@ _OPTIONS = {
     "may use, at most 4GiB)",
     "threads": "compute threads (default: one a physical core, and from four cores on one core is "
     "left to the front end)",
+    AMX_OPTION: "auto, or off: many rows are multiplied by vectors even where there is AMX "
+    "(default: auto; the kernels prove themselves at start)",
 }
 
 
@@ -57,7 +61,7 @@ class Cpu(Platform):
             return Probe(False, "torch is not installed: pip install 'inferplane[cpu]'")
         return Probe(
             True,
-            _told(host),
+            _told(host, self._kernels(host)),
             score=10,
             device_count=max(len(host.cores), 1),
             arch=host.arch,
@@ -109,6 +113,7 @@ class Cpu(Platform):
         host = read_host(self._root, self._cpus)
         self._kv_bytes(config, host)
         plan_threads(host, config.options.get("threads", ""))
+        check_option(config.options.get(AMX_OPTION, ""))
         if config.tensor_parallel > len(host.cores):
             raise ConfigError(
                 f"tensor_parallel {config.tensor_parallel}: this process may use "
@@ -151,7 +156,10 @@ class Cpu(Platform):
             return None
         config, drafts = context.config, context.caps.limits.max_drafts
         return StepCompiler(
-            device.machine, config.max_model_len + drafts, config.max_num_seqs * (1 + drafts)
+            device.machine,
+            config.max_model_len + drafts,
+            config.max_num_seqs * (1 + drafts),
+            {"matrix tiles": 1} if device.tiles.refused else {},
         )
 
     def create_device(self, context: WorkerContext) -> DeviceRuntime:
@@ -164,7 +172,7 @@ class Cpu(Platform):
             host, config.options.get("threads", ""), context.rank, config.tensor_parallel
         )
         kv_bytes = self._kv_bytes(config, host) // config.tensor_parallel
-        return CpuRuntime(threads, kv_bytes, host.flags)
+        return CpuRuntime(threads, kv_bytes, host.flags, config.options.get(AMX_OPTION, ""))
 
     def create_allocator(self, context: WorkerContext, device: DeviceRuntime) -> Allocator:
         """Maps that cost nothing until they are written."""
@@ -181,6 +189,14 @@ class Cpu(Platform):
 
         assert isinstance(allocator, HostAllocator)
         return PanelKVStore(device, allocator, allocator.map)
+
+    def _kernels(self, host: Host) -> str:
+        """Which compiled kernels this processor gets; nothing is loaded."""
+        try:
+            name = find_library(host.flags).stem.rpartition("_")[2]
+        except UnsupportedError:
+            return "no compiled kernels"
+        return f"kernels for {name}" + (" and amx" if host.arch == "amx" else "")
 
     def _is_native(self) -> bool:
         """Whether compiled kernels for this processor are installed."""
@@ -206,7 +222,7 @@ class Cpu(Platform):
         return min(host.memory_bytes // 4 or _GIB, _MOST_KV_BYTES)
 
 
-def _told(host: Host) -> str:
+def _told(host: Host, kernels: str) -> str:
     cores = f"{host.num_cores} core{'s' if host.num_cores > 1 else ''}"
     parts = [host.model, cores, host.arch]
     if len(host.nodes) > 1:
@@ -215,4 +231,5 @@ def _told(host: Host) -> str:
         parts.append(f"{host.quota:g} processors granted")
     if host.memory_bytes:
         parts.append(f"{host.memory_bytes / _GIB:.1f}GiB")
+    parts.append(kernels)
     return ", ".join(parts)

@@ -33,7 +33,15 @@ def test_bfloat16_is_offered_where_the_processor_has_it(tmp_path: Path) -> None:
 def test_the_probe_says_what_it_found(tmp_path: Path) -> None:
     probe = platform(tmp_path, "avx2 fma").probe({})
     assert probe.ok and probe.score == 10 and probe.device_count == 2
-    assert probe.reason == "Acme, 2 cores, avx2, 16.0GiB"
+    assert probe.reason == "Acme, 2 cores, avx2, 16.0GiB, no compiled kernels"
+
+
+def test_the_probe_names_the_kernels_that_run(tmp_path: Path) -> None:
+    vectors = "avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16"
+    plain = platform(tmp_path / "plain", vectors).probe({})
+    tiles = platform(tmp_path / "tiles", vectors + " amx_tile amx_bf16 amx_int8").probe({})
+    assert plain.reason.endswith(("kernels for avx512", "no compiled kernels"))
+    assert tiles.reason.endswith(("kernels for avx512 and amx", "no compiled kernels"))
 
 
 def test_resolve_settles_in_one_round(tmp_path: Path) -> None:
@@ -50,6 +58,7 @@ def test_resolve_settles_in_one_round(tmp_path: Path) -> None:
         ({"kv_memory": "lots"}, "such as 4GiB"),
         ({"kv_memory": "17GiB"}, "16.0GiB in all"),
         ({"threads": "3"}, "may use 2 processors"),
+        ({"amx": "on"}, "expected auto or off"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_loaded(

@@ -31,6 +31,13 @@ class Node:
     attributes: Mapping[str, Any]
     width: int
     per_sample: bool = False
+    dtype: torch.dtype = torch.float32
+    """Of the numbers as the model knows them; rows of a program are float32 always."""
+
+    @property
+    def rounded(self) -> bool:
+        """Whether rounding its numbers to bfloat16 loses nothing that the model asked for."""
+        return self.dtype == torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +80,10 @@ class Recording:
         columns = tuple(symbol.columns(op) for symbol in inputs)
         if per_sample is None:
             per_sample = bool(columns) and columns[0].node.per_sample
-        node = Node(op, columns, attributes, prod(tail), per_sample)
+        kind = dtype or (inputs[0].meta.dtype if inputs else torch.float32)
+        node = Node(op, columns, attributes, prod(tail), per_sample, kind)
         self.nodes.append(node)
         rows = SAMPLES if per_sample else TOKENS
-        kind = dtype or (inputs[0].meta.dtype if inputs else torch.float32)
         meta = torch.empty(rows, *tail, dtype=kind, device="meta")
         return Symbol(meta, self, Columns(node, 0, node.width))
 

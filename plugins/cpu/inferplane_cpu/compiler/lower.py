@@ -217,6 +217,7 @@ class Lowering:
             bias=None if bias is None else bias.float(),
             add=int(residual is not None),
             per_sample=int(node.per_sample),
+            rounded=int(source.node.rounded),
         )
         self._left[source.node] -= 1
         if fused and self._left[source.node] == 0:

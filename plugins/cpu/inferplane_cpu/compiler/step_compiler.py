@@ -41,8 +41,17 @@ class StepCompiler(GraphCompiler):
 
     dynamic: ClassVar[bool] = True
 
-    def __init__(self, machine: Machine, max_context: int, max_rows: int) -> None:
-        """`max_context`: tokens of the longest sequence; `max_rows`: most rows of logits a step."""
+    def __init__(
+        self,
+        machine: Machine,
+        max_context: int,
+        max_rows: int,
+        fallbacks: Mapping[str, int] | None = None,
+    ) -> None:
+        """`max_context`: tokens of the longest sequence; `max_rows`: most rows of logits a step;
+        `fallbacks`: what the machine already had to do without.
+        """
+        self._fallbacks = dict(fallbacks or {})
         self._max_rows = max(max_rows, ROWS)
         self._machine = machine
         self._max_context = max_context
@@ -74,10 +83,11 @@ class StepCompiler(GraphCompiler):
 
     def stats(self) -> ExecutorStats:
         """Counters; each refused program is a fallback."""
+        refused = {"step program": len(self.refused)} if self.refused else {}
         return ExecutorStats(
             compiles=self._compiles,
             compile_seconds=self._seconds,
-            fallbacks={"step program": len(self.refused)} if self.refused else {},
+            fallbacks={**self._fallbacks, **refused},
         )
 
     def _compile(

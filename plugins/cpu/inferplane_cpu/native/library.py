@@ -28,7 +28,7 @@ __all__ = [
     "load_library",
 ]
 
-VERSION = 2
+VERSION = 3
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"))
 _AVX2 = frozenset(("avx2", "fma", "f16c"))
 
@@ -75,6 +75,7 @@ class Instruction(Structure):
         *((name, c_int64) for name in ("op", "per_sample", "src", "dst", "src_at", "dst_at")),
         *((name, c_int64) for name in ("k", "n", "kind", "prologue", "add", "group", "layer")),
         *((name, c_int64) for name in ("heads", "kv_heads", "dim", "dim_v", "rotary", "window")),
+        ("rounded", c_int64),
         *((name, c_double) for name in ("scale", "softcap", "eps")),
         *((name, c_void_p) for name in ("weight", "weight_scale", "bias", "norm", "norm_k")),
         *((name, c_void_p) for name in ("cos", "sin")),
@@ -130,6 +131,7 @@ class Program(Structure):
         ("scratch_bytes", c_int64),
         ("partials", c_void_p),
         ("partial_floats", c_int64),
+        ("tiles", c_int64),
     ]
 
 
@@ -176,8 +178,10 @@ def _declare(library: CDLL) -> None:
         ("ip_pool_create", void, (integer, POINTER(integer))),
         ("ip_pool_destroy", None, (void,)),
         ("ip_packed_bytes", i64, (integer, i64, i64)),
-        ("ip_input_bytes", i64, (integer, i64)),
-        ("ip_scratch_bytes", i64, (i64, i64, i64)),
+        ("ip_shared_bytes", i64, (integer, i64, i64)),
+        ("ip_scratch_bytes", i64, (i64, i64, i64, i64)),
+        ("ip_tiles_refused", c_char_p, ()),
+        ("ip_check_tiles", c_char_p, ()),
         ("ip_partial_floats", i64, (i64,)),
         ("ip_pack_f32", None, (void, i64, i64, void)),
         ("ip_pack_bf16", None, (void, i64, i64, void)),

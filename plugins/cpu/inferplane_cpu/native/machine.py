@@ -33,9 +33,12 @@ __all__ = ["Machine", "NativeProgram", "ProgramBuilder", "StepArrays"]
 class Machine:
     """The library and its worker threads; one for each executor."""
 
-    def __init__(self, library: CDLL, cpus: tuple[int, ...]) -> None:
-        """`cpus`: processor of each thread, -1 = any; the first, the caller, is not pinned here."""
+    def __init__(self, library: CDLL, cpus: tuple[int, ...], tiles: bool = False) -> None:
+        """`cpus`: processor of each thread, -1 = any; the first, the caller, is not pinned here.
+        `tiles`: many rows take the kernels for matrix tiles, which `native.tiles` has proven.
+        """
         self.library = library
+        self.tiles = tiles
         self.threads = len(cpus)
         self._pool = library.ip_pool_create(self.threads, (ctypes.c_int * self.threads)(*cpus))
 
@@ -119,7 +122,7 @@ class ProgramBuilder:
         k = weight.in_features
         rows = self.max_samples if per_sample else self.max_tokens
         self._widest = max(self._widest, k)
-        self._shared = max(self._shared, rows * self.machine.library.ip_input_bytes(weight.kind, k))
+        self._shared = max(self._shared, self.machine.library.ip_shared_bytes(weight.kind, k, rows))
         self.emit(
             Op.LINEAR,
             src=src,
@@ -142,7 +145,8 @@ class ProgramBuilder:
     def working_memory(self, max_seqs: int, max_context: int) -> tuple[int, int, int]:
         """(bytes of scratch a thread, bytes shared, floats of attention partials)."""
         library = self.machine.library
-        scratch = max(library.ip_scratch_bytes(self._widest, d, v) for d, v in self._dims)
+        rows = max(self.max_tokens, self.max_samples)
+        scratch = max(library.ip_scratch_bytes(self._widest, rows, d, v) for d, v in self._dims)
         heads = max((c.kv_heads for c in self.caches), default=1)
         chunks = max_seqs * heads * (max_context // 512 + 2)
         partials = chunks * max(library.ip_partial_floats(v) for _, v in self._dims)
@@ -179,6 +183,7 @@ class NativeProgram:
             scratch_bytes=scratch,
             partials=self._partials.data_ptr(),
             partial_floats=partials,
+            tiles=int(self.machine.tiles),
         )
 
     def run(self, arrays: StepArrays) -> None:

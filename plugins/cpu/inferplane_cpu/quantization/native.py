@@ -94,7 +94,13 @@ class NativeLinear(QuantKernel):
             return x.recording.add("linear", (x,), (weight.out_features,), weight=weight, bias=bias)
         builder = ProgramBuilder(self._machine, len(x), 1)
         source, target = builder.buffer(weight.in_features), builder.buffer(weight.out_features)
-        builder.linear(weight, source, target, bias=None if bias is None else bias.float())
+        builder.linear(
+            weight,
+            source,
+            target,
+            bias=None if bias is None else bias.float(),
+            rounded=int(x.dtype == torch.bfloat16),
+        )
         program = builder.build(1, _GROUP)
         program.buffers[source].copy_(x)
         rows, none = torch.zeros(len(x), dtype=torch.int32), torch.zeros(0, dtype=torch.int32)

@@ -238,6 +238,17 @@ def test_a_compiled_step_in_bf16_stays_near_float32(machine: Machine, name: str)
     assert (near - true).abs().mean() < 0.05
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_compiled_step_by_tiles_stays_near_float32(
+    tiled: Machine, untiled: Machine, name: str
+) -> None:
+    exact, rounded = make(untiled, name), make(tiled, name, torch.bfloat16)
+    tokens = random_tokens(50, 4)
+    near = rounded.step([(tokens, 50)])["logits"].log_softmax(-1)
+    true = exact.step([(tokens, 50)])["logits"].log_softmax(-1)
+    assert (near - true).abs().mean() < 0.05
+
+
 def test_a_row_is_the_same_alone_and_in_a_batch(machine: Machine) -> None:
     setup = make(machine, "llama", torch.bfloat16)
     a, b = random_tokens(30, 5), random_tokens(29, 6)

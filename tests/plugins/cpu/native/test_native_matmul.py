@@ -131,3 +131,69 @@ def test_gates_do_what_their_ops_do(
 def test_widths_the_kernels_cannot_read_are_refused_with_the_number(machine: Machine) -> None:
     with pytest.raises(UnsupportedError, match="in_features 40"):
         Packer(machine.library).dense(torch.zeros(16, 40))
+
+
+TILE_SHAPES = [(64, 16), (96, 40), (576, 200), (1344, 48)]
+"""Half a step of bytes at the end, odd numbers of panels, several blocks of inputs."""
+TILE_ROWS = [9, 16, 17, 33, 70]
+TILE_KINDS = KINDS[1:]
+TILE_LIMITS = {"bf16": 1e-6, "int8": 2e-2}
+"""Inputs are bf16 numbers here; of the rest the dequantised weights are rounded to bf16 too."""
+
+
+@pytest.mark.parametrize("kind", TILE_KINDS)
+@pytest.mark.parametrize(("inputs", "outputs"), TILE_SHAPES)
+def test_tiles_multiply_like_the_values_of_a_matrix(
+    tiled: Machine, kind: str, inputs: int, outputs: int
+) -> None:
+    make = torch.Generator().manual_seed(inputs)
+    packed, values = quantised(tiled, kind, torch.randn(outputs, inputs, generator=make))
+    for rows in TILE_ROWS:
+        x = torch.randn(rows, inputs, generator=make).bfloat16().float()
+        expected = x.double() @ values.double().T
+        found = apply(tiled, packed, x, rounded=1)
+        error = (found - expected).norm() / expected.norm()
+        assert error < TILE_LIMITS.get(kind, 3e-3), (rows, error)
+
+
+@pytest.mark.parametrize("kind", TILE_KINDS)
+def test_a_row_by_tiles_is_the_same_in_any_wide_company(tiled: Machine, kind: str) -> None:
+    make = torch.Generator().manual_seed(1)
+    packed, _ = quantised(tiled, kind, torch.randn(96, 64, generator=make))
+    x = torch.randn(40, 64, generator=make)
+    together = apply(tiled, packed, x, rounded=1)
+    for rows in (9, 17, 32):
+        assert torch.equal(apply(tiled, packed, x[-rows:], rounded=1), together[-rows:])
+
+
+@pytest.mark.parametrize("inputs", [64, 96, 1376])
+def test_whole_numbers_by_tiles_have_the_bits_of_those_by_vectors(
+    tiled: Machine, untiled: Machine, inputs: int
+) -> None:
+    make = torch.Generator().manual_seed(inputs)
+    packed, _ = quantised(tiled, "int8", torch.randn(72, inputs, generator=make))
+    x, bias = torch.randn(37, inputs, generator=make), torch.randn(72, generator=make)
+    by_tiles = apply(tiled, packed, x, bias=bias, add=1)
+    assert torch.equal(by_tiles, apply(untiled, packed, x, bias=bias, add=1))
+
+
+@pytest.mark.parametrize("kind", KINDS[3:])
+def test_groups_are_widened_for_rounded_inputs_alone(
+    tiled: Machine, untiled: Machine, kind: str
+) -> None:
+    make = torch.Generator().manual_seed(4)
+    packed, _ = quantised(tiled, kind, torch.randn(48, 64, generator=make))
+    x = torch.randn(20, 64, generator=make)
+    exact = apply(untiled, packed, x)
+    assert torch.equal(apply(tiled, packed, x), exact)
+    assert not torch.equal(apply(tiled, packed, x, rounded=1), exact)
+
+
+def test_prologues_come_before_tiles_too(tiled: Machine) -> None:
+    make = torch.Generator().manual_seed(2)
+    weight = torch.randn(48, 64, generator=make).bfloat16()
+    packed = Packer(tiled.library).dense(weight)
+    x, norm = torch.randn(21, 64, generator=make), torch.randn(64, generator=make)
+    normed = torch.nn.functional.rms_norm(x, (64,), norm, 1e-5).bfloat16().double()
+    found = apply(tiled, packed, x, prologue=Prologue.RMS, norm=norm, eps=1e-5)
+    torch.testing.assert_close(found.double(), normed @ weight.double().T, atol=0.1, rtol=1e-2)
