@@ -32,46 +32,53 @@ class Admission:
         self._passed: list[tuple[Sequence, SkipReason]] = []
         self._most_overtaken = 0
         """Of those passed by."""
+        self._least_blocks = len(state.blocks.groups)
+        """Whatever the cache holds, the last token needs a block of its own in each group: with
+        fewer to give nobody need be looked up."""
 
     def walk(self) -> None:
         """Admit until one does not fit; those that are not ready are passed by, in place.
 
         After a preemption nobody enters: the blocks belong to those that run.
         """
-        queue = self.state.waiting
         if self.plan.preempted:
-            self._stop_at(0, SkipReason.NO_BLOCKS)
+            self._stop(self.state.waiting.after(0), SkipReason.NO_BLOCKS)
             return
         may_overtake = self.state.settings.max_overtakes > 0
-        index = 0
-        while index < len(queue):
-            sequence = queue[index]
+        waiting = self.state.waiting.after(0)
+        for position, sequence in enumerate(waiting):
             reason = self._not_ready(sequence)
             if reason is not None:
                 self.plan.left_out.append((sequence, reason))
-                index += 1
                 continue
             reason = self._admit(sequence)
             if reason is None:
                 if self._overtake():
+                    self._stop(waiting[position + 1 :], SkipReason.OVERTAKEN)
                     break
-            elif reason in _OVERTAKABLE and may_overtake and self.budget.tokens > 0:
+            elif may_overtake and self._may_be_passed(reason):
                 self._passed.append((sequence, reason))
                 self._most_overtaken = max(self._most_overtaken, sequence.overtaken)
-                index += 1
             else:
+                self._stop(waiting[position:], reason)
                 break
         self.plan.left_out += self._passed
-        if index < len(queue):
-            self._stop_at(index, reason or SkipReason.OVERTAKEN)
 
     def hold(self) -> None:
         """This step carries no prefill."""
-        self._stop_at(0, SkipReason.HELD)
+        self._stop(self.state.waiting.after(0), SkipReason.HELD)
 
-    def _stop_at(self, index: int, reason: SkipReason) -> None:
-        self.plan.behind = self.state.waiting.after(index)
+    def _stop(self, behind: list[Sequence], reason: SkipReason) -> None:
+        self.plan.behind = behind
         self.plan.behind_reason = reason
+
+    def _may_be_passed(self, reason: SkipReason) -> bool:
+        """Whether somebody behind one that does not fit might fit."""
+        return (
+            reason in _OVERTAKABLE
+            and self.budget.tokens > 0
+            and self.state.blocks.num_unpromised >= self._least_blocks
+        )
 
     def _not_ready(self, sequence: Sequence) -> SkipReason | None:
         """Why it cannot start whatever room there is."""
@@ -102,6 +109,8 @@ class Admission:
             return SkipReason.BUDGET
         if self._passed and self._most_overtaken >= max(1, state.settings.max_overtakes):
             return SkipReason.OVERTAKEN
+        if state.blocks.num_unpromised < self._least_blocks:
+            return SkipReason.NO_BLOCKS
         reserve = self._reserve(sequence)
         hit = self._lookup(sequence, reserve)
         start = hit.tokens

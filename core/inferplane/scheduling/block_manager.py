@@ -89,6 +89,11 @@ class BlockManager:
         """Free blocks that running sequences were promised."""
         return self._promised
 
+    @property
+    def num_unpromised(self) -> int:
+        """Free blocks that nobody was promised."""
+        return len(self.pool.free) - self._promised
+
     def free_order(self) -> list[int]:
         """Free blocks, next to be used first."""
         return self.pool.free.order()
@@ -153,7 +158,7 @@ class BlockManager:
         for all known tokens, `reserve` for that many blocks, and keeps them promised until `free`.
         """
         if self._windows and sequence.room:
-            self._leave_windows(sequence)
+            self.release_outside_window(sequence, sequence.computed)
         if self.shortage(sequence, num_tokens + lookahead, hit, whole_prompt, reserve) > 0:
             return None
         if not sequence.tables:
@@ -266,9 +271,6 @@ class BlockManager:
             self._own(sequence, -len(gone))
 
     # ── inside ──
-
-    def _leave_windows(self, sequence: Sequence) -> None:
-        self.release_outside_window(sequence, sequence.computed)
 
     def _own(self, sequence: Sequence, change: int) -> None:
         """Keep the sum of promises not yet used up."""

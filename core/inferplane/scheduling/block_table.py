@@ -39,12 +39,14 @@ def worst_case_blocks(
 ) -> int:
     """Most blocks that a sequence of `num_tokens` positions holds at once, over all groups."""
     full = blocks_for(num_tokens, block_size)
-    return sum(
-        full
-        if group.window is None
-        else min(full, window_cap(group.window, in_flight_tokens, block_size))
-        for group in groups
-    )
+    most = 0
+    for group in groups:
+        most += (
+            full
+            if group.window is None
+            else min(full, window_cap(group.window, in_flight_tokens, block_size))
+        )
+    return most
 
 
 def largest_length(

@@ -41,8 +41,10 @@ def prefill_chunk(
 def _cap(state: SchedulerState) -> int:
     """Tokens of one prefill chunk in company; 0 = no cap."""
     threshold = state.settings.long_prefill_threshold
+    if not threshold:
+        return 0
     company = len(state.running) + len(state.waiting)
-    if not threshold or company < 2:
+    if company < 2:
         return 0
     if state.settings.adaptive_prefill:
         return max(threshold, state.limits.max_tokens // company)

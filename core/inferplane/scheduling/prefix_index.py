@@ -5,8 +5,6 @@ Knows nothing of reference counts or free lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from inferplane.scheduling.sequence import Sequence
 
 __all__ = ["PrefixIndex"]
@@ -77,7 +75,7 @@ class PrefixIndex:
         if content < 0 and isinstance(found, int) and found not in self.pending:
             return found
         adoptable = 0
-        for block in self._candidates(key):
+        for block in (found,) if isinstance(found, int) else found:
             if content >= 0 and self.contents[block] != content:
                 self.collisions += 1
                 continue
@@ -91,11 +89,5 @@ class PrefixIndex:
 
     def copies(self, key: bytes) -> list[int]:
         """All blocks with this content, oldest first."""
-        return list(self._candidates(key))
-
-    def _candidates(self, key: bytes) -> Iterator[int]:
         found = self._blocks[key]
-        if isinstance(found, int):
-            yield found
-        else:
-            yield from found
+        return [found] if isinstance(found, int) else list(found)

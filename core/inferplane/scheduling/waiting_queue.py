@@ -28,9 +28,6 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._items)
 
-    def __getitem__(self, index: int) -> Sequence:
-        return self._items[index]
-
     def after(self, index: int) -> list[Sequence]:
         """Those from `index` on."""
         return self._items[index:]

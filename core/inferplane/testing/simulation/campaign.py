@@ -35,7 +35,7 @@ def run_campaign(seeds: Sequence[int], steps: int, jobs: int, until: float | Non
     began = time.monotonic()
     tally = Tally(first=seeds[0] if seeds else 0)
     rest = iter(seeds)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), gc.disable) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _collect_between_slices) as pool:
         running: set[Future[Tally]] = set()
         while True:
             late = until is not None and time.monotonic() >= until
@@ -62,6 +62,12 @@ def run_slice(seeds: Iterable[int], steps: int) -> Tally:
             tally.failures.append(seed)
     gc.collect()
     return tally
+
+
+def _collect_between_slices() -> None:
+    """Worlds are full of references and make little garbage; modules need no second look."""
+    gc.disable()
+    gc.freeze()
 
 
 def _add(total: Tally, part: Tally) -> None:

@@ -20,6 +20,9 @@ _HELD = (
     SequenceState.WAITING_REMOTE,
     SequenceState.WAITING_INPUT,
 )
+_WHEN_FULL = 0.1
+"""Of those that would arrive, how many do while the queue is full: each is refused alike."""
+_STEP, _ANSWER = act.Step(), act.Answer()
 
 
 class Driver:
@@ -51,19 +54,20 @@ class Driver:
             (faults.failed_allocation, lambda: self._fail("refused")),
         ]
         self._step_faults: dict[str, int] = {}
+        self._tick = act.Tick(knobs.step_seconds)
         self._due = [self._draw_gap(rate) for rate, _ in self._makers]
         self._soonest = min(self._due)
 
     def peace(self) -> Iterator[act.Action]:
         """One turn of an undisturbed engine."""
         before = self.world.steps
-        yield act.Step()
+        yield _STEP
         yield from self._answer(before)
 
     def turn(self) -> Iterator[act.Action]:
         """Arrivals, faults, one step, perhaps a result."""
         self._turn += 1
-        yield act.Tick(self.knobs.step_seconds)
+        yield self._tick
         yield from self._arrive()
         if self._turn >= self._soonest:
             yield from self._disturb()
@@ -75,12 +79,12 @@ class Driver:
         """Take in a result as the engine does: when enough are out, or nothing new was planned."""
         waiting = len(self.world.in_flight)
         if waiting > self.knobs.limits.async_steps or (waiting and self.world.steps == before):
-            yield act.Answer()
+            yield _ANSWER
 
     def _step(self) -> act.Step:
         faults = self._step_faults
         if not faults:
-            return act.Step()
+            return _STEP
         self._step_faults = {}
         return act.Step(
             (faults["failed"],) if "failed" in faults else (),
@@ -117,6 +121,8 @@ class Driver:
     def _arrive(self) -> Iterator[act.Action]:
         """New requests; at least one when there is nothing else to do."""
         rng, left = self.rng, self.knobs.arrival
+        if self.world.is_full:
+            left *= _WHEN_FULL
         if not self.world.scheduler.sequences:
             left = max(left, 1.0)
         while left > 0 and rng.random() < left:

@@ -40,16 +40,16 @@ _WAITING = frozenset(
 def check_blocks(scheduler: Scheduler) -> None:
     """INV-1, 2 and 4: holders recounted from tables and fences."""
     pool = scheduler.blocks.pool
-    held: Counter[int] = Counter()
+    holders = pool.fenced_blocks()
     for sequence in scheduler.running:
         for table in sequence.tables:
-            held.update(table)
+            holders += table
+    held = Counter(holders)
     del held[0]
-    held.update(pool.fenced_blocks())
     refs = pool.refs
-    for block, count in held.items():
-        if refs[block] != count:
-            raise Violation(2, f"block {block}: refs {refs[block]}, holders {count}")
+    if list(map(refs.__getitem__, held)) != list(held.values()):
+        block = next(block for block, count in held.items() if refs[block] != count)
+        raise Violation(2, f"block {block}: refs {refs[block]}, holders {held[block]}")
     free = len(pool.free)
     if free + len(held) != pool.usable:
         raise Violation(1, f"{free} free + {len(held)} held blocks of {pool.usable}")
@@ -109,7 +109,23 @@ def check_requests(scheduler: Scheduler, lives: Mapping[str, Life]) -> None:
     for sequence in running:
         if sequence.state is not SequenceState.RUNNING:
             raise Violation(9, f"{sequence.request_id} runs as {sequence.state}")
-        _check_running(sequence, lives[sequence.request.request_id], size)
+        computed, room = sequence.computed, sequence.room
+        for table in sequence.tables:
+            if len(table) * size != room:
+                _blame(sequence, size)
+        known = len(sequence.token_ids)
+        if (
+            not sequence.proven <= computed <= room < computed + size + 9
+            or computed > known + sequence.placeholders + 8
+        ):
+            _blame(sequence, size)
+        life = lives[sequence.request.request_id]
+        fell = computed < life.last_computed and life.last_run == sequence.run
+        if fell and computed != known - 1:
+            raise Violation(
+                7, f"{sequence.request_id}: fell from {life.last_computed} to {computed}"
+            )
+        life.last_computed, life.last_run = computed, sequence.run
 
 
 def check_waiting(scheduler: Scheduler) -> None:
@@ -129,7 +145,8 @@ def check_waiting(scheduler: Scheduler) -> None:
         raise Violation(20, f"{tokens} tokens wait, counted {scheduler.num_waiting_tokens}")
 
 
-def _check_running(sequence: Sequence, life: Life, size: int) -> None:
+def _blame(sequence: Sequence, size: int) -> None:
+    """Say which law a running sequence breaks."""
     computed, room = sequence.computed, sequence.room
     for table in sequence.tables:
         if len(table) * size != room or room < computed:
@@ -140,29 +157,28 @@ def _check_running(sequence: Sequence, life: Life, size: int) -> None:
         raise Violation(6, f"{sequence.request_id}: room {room} for {computed} positions")
     if computed > len(sequence.token_ids) + sequence.placeholders + 8:
         raise Violation(7, f"{sequence.request_id}: {computed} positions computed too many")
-    if sequence.proven > computed:
-        raise Violation(7, f"{sequence.request_id}: more proven than computed")
-    fell = computed < life.last_computed and life.last_run == sequence.run
-    if fell and computed != len(sequence.token_ids) - 1:
-        raise Violation(7, f"{sequence.request_id}: fell from {life.last_computed} to {computed}")
-    life.last_computed, life.last_run = computed, sequence.run
+    raise Violation(7, f"{sequence.request_id}: more proven than computed")
 
 
-def check_plan(scheduler: Scheduler, plan: StepPlan, oldest: str | None) -> None:
-    """INV-5, 8, 18 and 23 for one plan; `oldest` was the first in rank before it was made."""
+def check_plan(scheduler: Scheduler, plan: StepPlan, running: list[Sequence]) -> None:
+    """INV-5, 8, 18 and 23 for one plan; `running` is the list before it was made."""
     limits = scheduler.limits
     entries = plan.scheduled
     tokens = decodes = 0
     before = True
     names = set()
     for entry in entries:
+        sequence, is_decode = entry.sequence, entry.is_decode
         tokens += entry.num_tokens
-        decodes += entry.is_decode
-        names.add(entry.sequence.request.request_id)
-        if entry.is_decode and not before:
+        decodes += is_decode
+        names.add(sequence.request.request_id)
+        if is_decode and not before:
             raise Violation(8, "decodes do not stand first")
-        before = entry.is_decode
-        _check_entry(scheduler, entry)
+        before = is_decode
+        end = entry.start + 1
+        lone = entry.num_tokens == 1 and len(sequence.token_ids) <= end < sequence.max_len
+        if not lone or entry.drafts or sequence.host_bound:  # else no law of an entry can be broken
+            _check_entry(scheduler, entry)
     prefills = len(entries) - decodes
     if tokens > limits.max_tokens or prefills > limits.max_prefills:
         raise Violation(8, f"{tokens} tokens and {prefills} prefills in a step")
@@ -170,8 +186,10 @@ def check_plan(scheduler: Scheduler, plan: StepPlan, oldest: str | None) -> None
         raise Violation(8, "prefill and decode are mixed")
     if len(names) != len(entries) or any(s.request.request_id in names for s, _ in plan.left_out):
         raise Violation(8, "a request is twice in a plan")
-    if oldest in plan.preempted:
-        raise Violation(18, f"{oldest} was the oldest and gave way")
+    if plan.preempted:
+        oldest = min(running, key=scheduler.policy.rank).request_id
+        if oldest in plan.preempted:
+            raise Violation(18, f"{oldest} was the oldest and gave way")
     _check_writes(scheduler, plan)
 
 

@@ -69,9 +69,10 @@ def replay(
 
 
 def _apply_all(world: World, report: Report, actions: Iterable[act.Action]) -> None:
+    remember, apply = report.actions.append, world.apply
     for action in actions:
-        report.actions.append(action)
-        world.apply(action)
+        remember(action)
+        apply(action)
 
 
 def _close(world: World, report: Report) -> Report:

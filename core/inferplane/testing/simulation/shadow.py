@@ -14,6 +14,7 @@ import numpy as np
 
 from inferplane.interfaces import StepResult
 from inferplane.scheduling.plan import ScheduledSequence, StepPlan
+from inferplane.scheduling.sequence import Sequence
 from inferplane.testing.simulation.oracle import Life
 from inferplane.testing.simulation.violation import Violation
 
@@ -93,11 +94,13 @@ class ShadowDevice:
             real = entry.start + entry.num_tokens - len(entry.drafts)
             if real > len(sequence.token_ids) and sequence.request_id not in self._sampled:
                 raise Violation(12, f"{sequence.request_id} is fed a token of no known row")
-        self._sampled = {e.sequence.request_id for e in plan.scheduled if e.samples}
+        self._sampled = {e.sequence.request.request_id for e in plan.scheduled if e.samples}
 
     def _choose(self, plan: StepPlan, faults: Faults) -> list[bool]:
         """Which rows come out wrong by themselves: rather prefills, whose blocks others share."""
         poisoned = [False] * len(plan.scheduled)
+        if not faults.failed_rows and not faults.silent_rows:
+            return poisoned
         sampled = [i for i, entry in enumerate(plan.scheduled) if entry.samples]
         sampled = [i for i in sampled if not plan.scheduled[i].is_decode] or sampled
         silent = [i for i, entry in enumerate(plan.scheduled) if not entry.samples]
@@ -111,13 +114,14 @@ class ShadowDevice:
 
     def _bind_lane(self, entry: ScheduledSequence) -> None:
         sequence = entry.sequence
-        owner = self.lanes.setdefault(sequence.lane, sequence.request_id)
-        if owner != sequence.request_id:
+        name = sequence.request.request_id
+        owner = self.lanes.setdefault(sequence.lane, name)
+        if owner != name:
             raise Violation(10, f"lane {sequence.lane} of {owner} is used by {sequence.request_id}")
 
     def _read(self, entry: ScheduledSequence) -> bool:
         """Compare the context before the step; False = it holds something not finite."""
-        life = self.life_of(entry.sequence.request_id)
+        life = self.life_of(entry.sequence.request.request_id)
         if not life.checked:
             life.checked = [[] for _ in self.windows]
         life.from_cache = life.read_run != entry.sequence.run
@@ -131,9 +135,10 @@ class ShadowDevice:
         return finite
 
     def _read_group(self, entry: ScheduledSequence, life: Life, group: int, low: int) -> bool:
-        size, end = self.block_size, entry.start
+        size, end, version = self.block_size, entry.start, self.version
         table, checked = entry.sequence.tables[group], life.checked[group]
-        checked += [-1] * (len(table) - len(checked))
+        if len(checked) < len(table):
+            checked += [-1] * (len(table) - len(checked))
         first, last = low // size, -(-end // size)
         blocks = range(first, last)
         tainted = self._not_finite and not self._not_finite.keys().isdisjoint(table)
@@ -144,11 +149,11 @@ class ShadowDevice:
         finite = True
         for index in blocks:
             block = table[index]
-            if checked[index] == self.version[block] and block:
+            if checked[index] == version[block] and block:
                 continue
             if self._compare(entry, life, table, index, end):
                 if (index + 1) * size <= end:
-                    checked[index] = self.version[block]
+                    checked[index] = version[block]
             else:
                 finite = False
         return finite
@@ -195,8 +200,11 @@ class ShadowDevice:
     def _write(self, entry: ScheduledSequence, not_finite: bool) -> None:
         """Positions [start, start + num_tokens) get the chain of the tokens fed in."""
         sequence, size = entry.sequence, self.block_size
-        life = self.life_of(sequence.request_id)
+        life = self.life_of(sequence.request.request_id)
         end = entry.start + entry.num_tokens
+        if end - entry.start == 1 and not not_finite and end <= len(life.chains):
+            self._write_one(sequence, entry.start, life.chains[entry.start])
+            return
         values = self._values(entry, life) if not not_finite else [_NAN] * entry.num_tokens
         for table in sequence.tables:
             position = entry.start
@@ -213,6 +221,17 @@ class ShadowDevice:
                 if not_finite:
                     self._not_finite[block] = sequence.request_id
                 position += count
+
+    def _write_one(self, sequence: Sequence, position: int, value: int) -> None:
+        """A finite decode step without drafts: the usual case."""
+        index, offset = divmod(position, self.block_size)
+        for table in sequence.tables:
+            block = table[index]
+            if not block:
+                raise Violation(3, f"{sequence.request_id} writes position {position} to 0")
+            self.kv[block * self.block_size + offset] = value
+            self._clock += 1
+            self.version[block] = self._clock
 
     def _values(self, entry: ScheduledSequence, life: Life) -> list[int]:
         real = entry.num_tokens - len(entry.drafts)
@@ -250,14 +269,19 @@ class ShadowDevice:
                 continue
             if row_failed:
                 bad.append(len(rows))
-            life = self.life_of(entry.sequence.request_id)
-            row = _draw(entry, life)
+            life = self.life_of(entry.sequence.request.request_id)
+            if entry.drafts:
+                row = _draw(entry, life)
+            else:
+                end = entry.start + entry.num_tokens
+                row = [life.tokens[end] if end < len(life.tokens) else 0]
             rows.append(row)
             if self.drafts_of is not None:
                 first = entry.start + entry.num_tokens - len(entry.drafts)
                 drafts.append(self.drafts_of(life, first + len(row)))
+        plain = self.drafts_of is None and max(map(len, rows), default=0) == 1
         return StepResult(
-            _ragged(rows),
+            np.array(rows, np.int32) if plain else _ragged(rows),
             embeddings=np.array(embeddings, np.float32).reshape(-1, 1) if embeddings else None,
             failed=np.array(bad, np.int32) if bad else None,
             next_drafts=None if self.drafts_of is None else _ragged(drafts),

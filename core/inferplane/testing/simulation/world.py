@@ -12,14 +12,13 @@ from inferplane.errors import RequestError
 from inferplane.interfaces import StepResult
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
-from inferplane.scheduling.block_manager import BlockManager
 from inferplane.scheduling.digest_chain import sha256
-from inferplane.scheduling.hits import Hit
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
 from inferplane.scheduling.prefix_cache import CacheOptions
 from inferplane.scheduling.scheduler import Scheduler
 from inferplane.scheduling.sequence import Sequence, SequenceState
 from inferplane.testing.simulation import actions as act
+from inferplane.testing.simulation.flaky_blocks import FlakyBlocks
 from inferplane.testing.simulation.invariants import (
     blocks_of_failed,
     check_blocks,
@@ -34,37 +33,14 @@ from inferplane.testing.simulation.oracle import EOS, STOP_ID, Life, live_alone
 from inferplane.testing.simulation.shadow import Faults, ShadowDevice
 from inferplane.testing.simulation.violation import Violation
 
-__all__ = ["FlakyBlocks", "World"]
+__all__ = ["World"]
 
 _THOROUGH_EVERY = 16
+_STREAM = 2039
 _SMALL_POOL = 12
 """Walked four times as often."""
 _CHECKED_LATER = frozenset((act.Add, act.Answer, act.Tick, act.Hold, act.ReadyAll, act.AnswerTwice))
 """What the next step's recount of blocks covers: it comes in the same or the next turn."""
-
-
-class FlakyBlocks(BlockManager):
-    """Refuses one allocation on demand, as a device may."""
-
-    countdown = 0
-    refused = False
-
-    def allocate(
-        self,
-        sequence: Sequence,
-        num_tokens: int,
-        hit: Hit | None = None,
-        lookahead: int = 0,
-        whole_prompt: bool = False,
-        reserve: int = 0,
-    ) -> tuple[list[int], ...] | None:
-        """The real thing, but for the one that fails."""
-        if self.countdown:
-            self.countdown -= 1
-            if not self.countdown:
-                self.refused = True
-                return None
-        return super().allocate(sequence, num_tokens, hit, lookahead, whole_prompt, reserve)
 
 
 class World:
@@ -116,33 +92,43 @@ class World:
             act.Tick: self._tick,
         }
         self._last: tuple[StepPlan, StepResult] | None = None
+        self._stream = Random(-1).choices(range(3, 3 + knobs.vocabulary), k=_STREAM)
+        """What is not shared of a prompt is a piece of it."""
+        self._twins: dict[tuple[object, ...], tuple[list[int], list[int]]] = {}
+        """Tokens and chains by what decides them: many ask the same."""
         self._documents = [
             rng.choices(range(3, 3 + knobs.vocabulary), k=400)
             for rng in map(Random, range(knobs.documents))
         ]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue takes nobody."""
+        return self.scheduler.num_waiting >= self.scheduler.limits.max_waiting
+
     # ── actions ──
 
     def apply(self, action: act.Action) -> None:
         """Do it and check everything."""
-        self._handlers[type(action)](action)
-        if type(action) not in _CHECKED_LATER:
+        kind = type(action)
+        self._handlers[kind](action)
+        if kind not in _CHECKED_LATER:
             self.check()
 
     def _step(self, action: act.Step) -> None:
         scheduler = self.scheduler
         idle = not scheduler.num_in_flight
-        oldest = min(scheduler.running, key=scheduler.policy.rank, default=None)
+        running = scheduler.running[:]
         self.blocks.countdown = action.failed_allocation
         self.blocks.refused = False
-        valid = {s.request_id: s.valid_from for s in scheduler.running}
         plan = scheduler.schedule(self.now)
         self.blocks.countdown = 0
         self._tell(plan.ended)
-        check_plan(scheduler, plan, None if oldest is None else oldest.request_id)
+        check_plan(scheduler, plan, running)
         self._check_shape(plan)
         for name in plan.preempted:
-            kept = scheduler.sequences[name].valid_from == valid[name]
+            sequence = scheduler.sequences[name]
+            kept = sequence.valid_from < sequence.run
             self._require(11, kept, f"{name} lost what is in flight")
         if plan:
             faults = Faults(action.failed_rows, action.silent_rows)
@@ -186,18 +172,16 @@ class World:
     def _add(self, action: act.Add) -> None:
         request = self._request(action)
         scheduler = self.scheduler
-        worst = self.blocks.worst_case(len(request.prompt_ids))
         try:
             sequence = scheduler.add(request, self.now)
         except RequestError as error:
             self.log.update(error.code.encode())
             return
+        worst = self.blocks.worst_case(len(request.prompt_ids))
         self._require(16, worst <= self.blocks.usable, "admitted beyond the pool")
         limits = scheduler.limits
         self._require(20, scheduler.num_waiting <= limits.max_waiting + limits.max_seqs, "queue")
-        tokens, chains = live_alone(
-            request, sequence.max_len, self.knobs.vocabulary, self.knobs.stop_every
-        )
+        tokens, chains = self._live_alone(action, request, sequence.max_len)
         last = tokens[-1]
         stopped = len(tokens) > len(request.prompt_ids) and last in (EOS, STOP_ID)
         self.lives[request.request_id] = Life(
@@ -211,10 +195,11 @@ class World:
         )
 
     def _request(self, action: act.Add) -> Request:
-        rng = Random(action.seed)
-        vocabulary = self.knobs.vocabulary
         shared = self._documents[action.document % len(self._documents)] if self._documents else []
-        own = rng.choices(range(3, 3 + vocabulary), k=action.own)
+        start = action.seed * 2654435761 % _STREAM
+        own = self._stream[start : start + action.own]
+        while len(own) < action.own:
+            own += self._stream[: action.own - len(own)]
         sampling = SamplingParams(
             max_tokens=action.max_tokens,
             stop_token_ids=(STOP_ID,),
@@ -231,6 +216,17 @@ class World:
             deadline_s=action.deadline_s,
             pooling=action.pooling,
         )
+
+    def _live_alone(
+        self, action: act.Add, request: Request, max_len: int
+    ) -> tuple[list[int], list[int]]:
+        key = (request.prompt_ids, action.tenant, action.pooling, max_len)
+        found = self._twins.get(key)
+        if found is None:
+            knobs = self.knobs
+            found = live_alone(request, max_len, knobs.vocabulary, knobs.stop_every)
+            self._twins[key] = found
+        return found
 
     def _finish(self, action: act.Finish) -> None:
         names = list(self.scheduler.sequences)
@@ -349,8 +345,10 @@ class World:
         for entry in plan.scheduled:
             sequence = entry.sequence
             line += sequence.request.request_id, sequence.lane, entry.start, entry.num_tokens
-            line += (table[-1] for table in sequence.tables)
-            line += entry.drafts
+            for table in sequence.tables:
+                line.append(table[-1])
+            if entry.drafts:
+                line += entry.drafts
         self.log.update(repr(line).encode())
 
     def _new_device(self) -> ShadowDevice:
