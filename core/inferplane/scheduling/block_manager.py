@@ -200,6 +200,7 @@ class BlockManager:
     def commit(self, sequence: Sequence, num_tokens: int) -> None:
         """A finite row proves the first `num_tokens` positions: publish their full blocks."""
         sequence.proven = num_tokens
+        sequence.on_sand = False
         if sequence.adopted:
             for block in sequence.adopted:
                 self.cache.index.pending.pop(block, None)
@@ -227,6 +228,7 @@ class BlockManager:
         sequence.room = sequence.plain_limit = sequence.computed = sequence.proven = 0
         sequence.registered = sequence.published = 0
         sequence.adopted = []
+        sequence.on_sand = False
 
     def condemn(self, sequence: Sequence) -> list[int]:
         """Its row was not finite: unpublish what it wrote or adopted unproven; returns those ids.
@@ -265,12 +267,20 @@ class BlockManager:
                 continue
             table = sequence.tables[group]
             gone = [(table[i], i < whole) for i in range(end - 1, start - 1, -1) if table[i]]
+            if sequence.adopted:
+                self._let_go(sequence, [block for block, _ in gone])
             self.pool.release(gone, fence=True)
             table[start:end] = [0] * (end - start)
             sequence.window_start[group] = end
             self._own(sequence, -len(gone))
 
     # ── inside ──
+
+    def _let_go(self, sequence: Sequence, gone: ListLike[int]) -> None:
+        """Adopted blocks leave its window: others may soon fill them with something else."""
+        pending = self.cache.index.pending
+        sequence.on_sand |= any(block in pending for block in gone if block in sequence.adopted)
+        sequence.adopted = [block for block in sequence.adopted if block not in gone]
 
     def _own(self, sequence: Sequence, change: int) -> None:
         """Keep the sum of promises not yet used up."""

@@ -192,7 +192,8 @@ class Outcome:
         the request ends.
         """
         sequence = entry.sequence
-        on_sand = [b for b in sequence.adopted if b in self.state.blocks.cache.index.pending]
+        pending = self.state.blocks.cache.index.pending
+        on_sand = sequence.on_sand or any(block in pending for block in sequence.adopted)
         self._roll_back_adopters(sequence)
         if entry.run < sequence.valid_from:
             if sequence.state is SequenceState.RUNNING:  # perhaps on what it wrote before

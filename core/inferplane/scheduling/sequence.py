@@ -143,7 +143,9 @@ class Sequence:
     contents: list[int] = field(default_factory=list)
     """Numbers of the true contents behind `digests`, when hits are checked."""
     adopted: list[int] = field(default_factory=list)
-    """Blocks of others taken before they were proven."""
+    """Blocks of others taken before they were proven, as long as it holds them."""
+    on_sand: bool = False
+    """One of them left its window unproven: whether it was finite shows in its own rows alone."""
     adopts: bool = True
     """False once an adopted block went bad: it then computes everything itself."""
     window_start: list[int] = field(default_factory=list)

@@ -294,6 +294,25 @@ def test_a_copied_beginning_is_not_taken_from_a_block_that_is_filled_again(make_
     assert blocks.manager.lookup(probe).source == 1
 
 
+def test_what_left_a_window_is_not_proven_by_who_held_it_once(make_blocks):
+    blocks = make_blocks(9, block=2, groups=[KVGroup(window=4)])
+    producer = blocks.sequence(tokens(6))
+    blocks.take(producer, commit=False)
+    adopter = blocks.sequence(tokens(20))
+    blocks.manager.cache.step = 1
+    hit = blocks.manager.lookup(adopter)
+    blocks.manager.allocate(adopter, 2, hit)
+    left = list(adopter.adopted)
+    assert left and not adopter.on_sand
+    adopter.computed += 2
+    blocks.manager.release_outside_window(adopter, 14)
+    assert adopter.adopted == [] and adopter.on_sand
+    assert set(left) <= set(blocks.manager.cache.index.pending)
+    blocks.manager.commit(adopter, 8)
+    assert set(left) <= set(blocks.manager.cache.index.pending), "only who reads a block proves it"
+    assert not adopter.on_sand
+
+
 def test_a_unit_that_does_not_divide_the_block_is_refused(make_blocks):
     with pytest.raises(ConfigError, match="multiple"):
         make_blocks(9, match_unit=5)
