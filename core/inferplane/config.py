@@ -68,6 +68,12 @@ class ModelSettings:
         kinds.choice("auto", "generate", "embed", "score", "classify"),
         "What requests may ask for; auto takes what the model was made for.",
     )
+    model_impl: Literal["auto", "transformers"] = _model(
+        "auto",
+        kinds.choice("auto", "transformers"),
+        "auto runs a model registered for the architecture where there is one; transformers runs "
+        "that library's class, which rounds where it rounds (docs/clients.md).",
+    )
     load_format: Literal["auto", "dummy"] = _model(
         "auto", kinds.choice("auto", "dummy"), "auto reads the weights, dummy makes them up."
     )
@@ -297,6 +303,7 @@ def launch_settings(settings: ModelSettings, model: Path) -> LaunchSettings:
         plugins=settings.plugins,
         without=settings.without,
         trace_plugins=settings.trace_plugins,
+        model_impl=settings.model_impl,
         load_format=settings.load_format,
         seed=settings.dummy_seed,
         task=settings.task,

@@ -70,6 +70,7 @@ class LaunchSettings:
     """Plugins left out."""
     trace_plugins: bool = False
     """Print each call of a plugin's hook with its answer and time."""
+    model_impl: Literal["auto", "transformers"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
     seed: int = 0
     """Of dummy weights."""
@@ -100,6 +101,8 @@ class LaunchPlan:
     """Register lines of every loaded plugin."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Plugin -> why it did not load."""
+    model_impl: Literal["auto", "transformers"] = "auto"
+    """"auto" = a registered model before the transformers library's class."""
     load_format: Literal["auto", "dummy"] = "auto"
     """"auto" reads the model's files, "dummy" makes weights up."""
     seed: int = 0

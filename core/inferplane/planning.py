@@ -143,6 +143,7 @@ def make_plan(
         devices=seen.devices,
         lines=seen.lines,
         failed=seen.failed,
+        model_impl=settings.model_impl,
         load_format=settings.load_format,
         seed=settings.seed,
         weight_bytes=0 if settings.load_format == "dummy" else weight_bytes,

@@ -1,7 +1,8 @@
 """A task of lm-eval scored by a running server and by transformers on the same weights.
 
 Run by scripts/test-clients with lm-eval's environment, from the root of the repository, as
-`lm_eval_check.py URL DTYPE`. The server must serve the default model in DTYPE, dequantised.
+`lm_eval_check.py URL DTYPE [LIMIT]`. The server must serve the default model in DTYPE, dequantised;
+LIMIT is the largest difference of a log-likelihood, for servers that round as transformers does.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from inferplane.catalogue import resolve_model
 from inferplane.config import DEFAULT_MODEL
 
 SCORED, TOLD = "capitals", "capitals_told"
-FLOAT32_LIMIT = 1e-4
-"""Largest difference of a log-likelihood in float32."""
 EQUAL = {"float32": 1.0, "bfloat16": 0.9}
 """Least share of equal greedy answers."""
 
@@ -56,7 +55,11 @@ class Judge:
 
 
 def reference(dtype: str) -> HFLM:
-    """The default model's file in transformers, every weight dequantised to `dtype`."""
+    """The default model's file in transformers, every weight dequantised to `dtype`.
+
+    Log-likelihoods are those of its logits in float32, as every server tells them: in bfloat16 they
+    would be rounded once more, to 3e-2 where they are about 5.
+    """
     file = resolve_model(DEFAULT_MODEL)
     model = AutoModelForCausalLM.from_pretrained(
         file.parent,
@@ -65,7 +68,7 @@ def reference(dtype: str) -> HFLM:
         dtype=getattr(torch, dtype),
     )
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    return HFLM(pretrained=model.eval(), tokenizer=tokenizer, device="cpu")
+    return HFLM(pretrained=model.eval(), tokenizer=tokenizer, device="cpu", softmax_dtype="float32")
 
 
 def differences(ours: Sequence[Any], theirs: Sequence[Any]) -> list[float]:
@@ -84,8 +87,8 @@ def told(what: str, found: Sequence[float]) -> float:
     return mean
 
 
-def scores(judge: Judge, url: str, theirs: HFLM, dtype: str) -> None:
-    """Log-likelihoods agree in float32; in bfloat16 ours are as near to float32 as theirs.
+def scores(judge: Judge, url: str, theirs: HFLM, dtype: str, limit: float | None) -> None:
+    """Log-likelihoods agree within the limit; without one ours are as near to float32 as theirs.
 
     Two programs that round to 8 bits at different places differ by more than either needs to.
     """
@@ -99,13 +102,13 @@ def scores(judge: Judge, url: str, theirs: HFLM, dtype: str) -> None:
     expected = judge.answers(SCORED, theirs)
     found = differences(ours, expected)
     told(f"{dtype}, ours to transformers", found)
-    if dtype == "float32":
-        assert max(found) <= FLOAT32_LIMIT
+    if limit is not None:
+        assert max(found) <= limit
         return
     truth = judge.answers(SCORED, reference("float32"))
     error = told(f"ours in {dtype} to transformers in float32", differences(ours, truth))
-    limit = told(f"transformers in {dtype} to its float32", differences(expected, truth))
-    assert error <= limit
+    needed = told(f"transformers in {dtype} to its float32", differences(expected, truth))
+    assert error <= needed
 
 
 def answers(judge: Judge, url: str, theirs: HFLM, dtype: str) -> None:
@@ -118,10 +121,10 @@ def answers(judge: Judge, url: str, theirs: HFLM, dtype: str) -> None:
     assert same >= EQUAL[dtype] * len(said)
 
 
-def main(url: str, dtype: str) -> None:
+def main(url: str, dtype: str, limit: str = "") -> None:
     """Both tasks by both; the first disagreement ends it."""
     judge, theirs = Judge(), reference(dtype)
-    scores(judge, url, theirs, dtype)
+    scores(judge, url, theirs, dtype, float(limit) if limit else None)
     answers(judge, url, theirs, dtype)
 
 

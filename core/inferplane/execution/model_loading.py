@@ -64,7 +64,9 @@ def load_model(
     config = read_model_config(checkpoint, context.config.dtype, context.config.quantization)
     catalogue, labels = plan.catalogue(), plan.labels()
     binder = Binder(catalogue, labels, context.caps, context.config)
-    architecture, choice = choose_model(catalogue, config.architecture, labels)
+    architecture, choice = choose_model(
+        catalogue, config.architecture, labels, registered=plan.model_impl == "auto"
+    )
     binder.choices.append(choice)
     dtype = getattr(torch, config.dtype)
     world_size = communicator.world_size if communicator else 1

@@ -15,11 +15,14 @@ OTHERS = "*"
 
 
 def choose_model(
-    catalogue: Catalogue, architecture: str, labels: Sequence[str]
+    catalogue: Catalogue, architecture: str, labels: Sequence[str], *, registered: bool = True
 ) -> tuple[Any, Choice]:
-    """The Model class and why. Raises UnknownNameError where there is none, listing the known."""
+    """The Model class and why. Raises UnknownNameError where there is none, listing the known.
+
+    Not `registered`: the class for all others even where the architecture has its own.
+    """
     models = catalogue["models"]
-    own = models.candidates(architecture, labels)
+    own = models.candidates(architecture, labels) if registered else ()
     entry = own[0] if own else None
     if entry is None:
         others = models.candidates(OTHERS, labels)

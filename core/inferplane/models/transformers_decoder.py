@@ -1,6 +1,7 @@
 """Any decoder that the transformers library knows, over our attention and KV cache.
 
-Chosen where no model is registered for an architecture. Only classes of the installed library are
+Chosen where no model is registered for an architecture, or where the user asks for it: it rounds
+exactly where the library rounds. Only classes of the installed library are
 used, never code from a checkpoint. T tokens, R rows, N heads, K KV heads, H head size.
 """
 
@@ -42,7 +43,8 @@ class TransformersDecoder(Model):
             raise ConfigError(f"{name} runs on one rank: serve it with tensor_parallel 1")
         if config.quantization:
             raise ConfigError(
-                f"{config.architecture} has no model of ours, and quantised weights need one"
+                f"{config.architecture}: the transformers library's class takes no quantised "
+                "weights; serve GGUF files with quantization none"
             )
         kind, library = causal_class(config), library_config(config)
         self.weights = build.weights
@@ -153,14 +155,13 @@ def _find_sites(kind: Any, library: Any, config: ModelConfig) -> list[AttentionS
             _Head(causal)(hidden)
     except Exception as error:  # whatever the library's class does with what it does not expect
         raise ModelError(
-            f"{config.architecture} has no model of ours, and transformers' own cannot run over "
-            f"our attention: {error}"
+            f"{config.architecture}: transformers' own class cannot run over our attention: {error}"
         ) from error
     names = [site.name for site in probe.sites]
     state = any(isinstance(m, nn.Conv1d) for m in base.modules()) or kind._is_stateful
     if len(set(names)) != len(names) or len(names) != config.num_layers or state:
         raise ModelError(
-            f"{config.architecture} has no model of ours, and in transformers' own "
+            f"{config.architecture}: in transformers' own class "
             f"{len(set(names))} of {config.num_layers} layers attend, {len(names)} times in all"
             f"{', beside another state' if state else ''}: each must, once, and keep nothing else"
         )

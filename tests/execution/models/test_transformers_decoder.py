@@ -93,6 +93,28 @@ def test_they_agree_through_paged_kv_in_one_batch(kind: str, tmp_path: Path) -> 
     assert [list(one.token_ids) for one in made] == wanted
 
 
+@torch.inference_mode()
+def scored(model: Any, prompt: list[int]) -> list[float]:
+    """The log-likelihood of each token of a prompt but the first."""
+    logits = model(torch.tensor([prompt]), use_cache=False).logits[0].float().log_softmax(-1)
+    return [float(logits[at, token]) for at, token in enumerate(prompt[1:])]
+
+
+def test_asked_for_it_rounds_bfloat16_where_the_library_rounds(tmp_path: Path) -> None:
+    """Llama has a model of ours; 1e-2 is a third of what rounding elsewhere makes of it."""
+    write(tmp_path, "llama")
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    settings = {"model_impl": "transformers", "attention": "paged", "max_model_len": 96}
+    sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+    with LLM(str(tmp_path), device="cpu", dtype="bfloat16", **settings) as llm:
+        made = llm.generate(PROMPTS, sampling)
+        choices = llm._engine.executor.choices()
+    assert any((c.kind, c.name) == ("model", "TransformersDecoder") for c in choices)
+    for prompt, one in zip(PROMPTS, made, strict=True):
+        found = [entry.values[0] for entry in (one.prompt_logprobs or ()) if entry is not None]
+        assert found == pytest.approx(scored(reference, prompt), abs=1e-2)
+
+
 def refusal(load: Callable[..., Any], folder: Path) -> str:
     with pytest.raises(InferplaneError) as refused:
         load(folder)
