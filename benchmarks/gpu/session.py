@@ -58,11 +58,20 @@ class Session:
         self.weight_bytes = self._device_bytes()
         with self.phase("trial step, memory"):
             kv = self.executor.plan_kv()
+        self.kernels_s: float | None = None
         with self.phase("KV, graphs"):
-            self.executor.start(kv, _quiet)
+            self.executor.start(kv, self._starting)
         self.num_blocks, self.block_size = kv.num_blocks, kv.block_size
         self.engine = Engine(self.executor, kv, self.plan, shapes, time.monotonic, b"bench")
         self.requests = 0
+
+    def _starting(self, phase: str, done: int, total: int, detail: str) -> None:
+        """Times what comes between "kernels" and the next word: their rehearsal."""
+        if detail == "kernels":
+            self.kernels_s = time.perf_counter()
+        elif self.kernels_s is not None:
+            self.phases["of it kernels side by side"] = time.perf_counter() - self.kernels_s
+            self.kernels_s = None
 
     def _device_bytes(self) -> int:
         """What the device holds now; 0 for a processor."""

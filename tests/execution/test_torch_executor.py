@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -311,3 +313,38 @@ def test_closing_twice_is_harmless(start) -> None:
     executor = start("llama").executor
     executor.close()
     executor.close()
+
+
+class RehearsingDevice(HostRuntime):
+    """Keeps the tokens of each upload, and those of which steps were rehearsed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[int, str]] = []
+        self.mode = "real"
+
+    @contextmanager
+    def rehearsal(self, last):
+        self.mode = "last rehearsal" if last else "rehearsal"
+        yield True
+        self.mode = "real"
+
+    def memory(self):
+        return replace(super().memory(), shared_with_host=False)
+
+    def to_device(self, arrays, bucket):
+        self.steps.append((len(arrays["token_ids"]), self.mode))
+        return super().to_device(arrays, bucket)
+
+
+def test_what_a_device_rehearses_is_run_for_real_before_requests_come(start, plain, greedy) -> None:
+    device = RehearsingDevice()
+    machine = start("llama", plain(device=device, policy=DecodeLadder(8)))
+    buckets = [bucket.num_tokens for bucket in DecodeLadder(8).buckets()]
+    assert device.steps == [
+        (96, "rehearsal"),
+        *((tokens, "last rehearsal") for tokens in buckets),
+        (96, "real"),
+        *((tokens, "real") for tokens in buckets),
+    ]
+    assert run_together(machine, 3) == greedy("llama", 3)

@@ -95,7 +95,9 @@ class TorchExecutor(Executor):
             lengths = largest_step(self._context.caps.limits, config)
             pooled = not self._plan.generates
             batch = dummy_step(trial, lengths, drawn=not pooled, pooled=pooled)
-            self._run(self._prepare(trial), batch)
+            steps = self._prepare(trial)
+            with self._device.rehearsal(last=False):
+                self._run(steps, batch)
             self._device.synchronize()
         return plan_blocks(
             demand, page, self._device.memory(), config, may_shrink=self._plan.fit_context
@@ -106,6 +108,7 @@ class TorchExecutor(Executor):
         steps = self._prepare(plan)
         buckets = self._context.shapes.buckets()
         pooled = not self._plan.generates
+        self._rehearse(plan, progress)
         for done, bucket in enumerate(buckets):
             progress("warm_up", done, len(buckets), str(bucket))
             self._run(steps, dummy_step(plan, [1], pooled=pooled), bucket)
@@ -185,6 +188,10 @@ class TorchExecutor(Executor):
         assert self._loaded is not None and self._attention is not None and self._store is not None
         # Outside of the guard: the kit writes to these tensors outside of steps.
         self._store.allocate(plan)
+        return self._new_runner()
+
+    def _new_runner(self) -> StepRunner:
+        assert self._loaded is not None and self._attention is not None and self._store is not None
         with self._device.guard():
             compiler = None
             if self._loaded.model.traceable:
@@ -192,6 +199,21 @@ class TorchExecutor(Executor):
             return StepRunner(
                 self._context, self._device, self._store, self._loaded, self._attention, compiler
             )
+
+    def _rehearse(self, plan: KVPlan, progress: Progress) -> None:
+        """Where the device asks for it: every bucket's step by a runner that is thrown away, then
+        for real the largest step, which may only have been rehearsed."""
+        buckets = self._context.shapes.buckets()
+        pooled = not self._plan.generates
+        progress("warm_up", 0, len(buckets), "kernels")
+        with self._device.rehearsal(last=True) as wanted:
+            if not wanted:
+                return
+            steps = self._new_runner()
+            for bucket in buckets:
+                self._run(steps, dummy_step(plan, [1], pooled=pooled), bucket)
+        lengths = largest_step(self._context.caps.limits, self._context.config)
+        self._run(self._new_runner(), dummy_step(plan, lengths, drawn=not pooled, pooled=pooled))
 
     def _run(
         self, steps: StepRunner, batch: StepBatch, bucket: Bucket | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 from inferplane.interfaces.batch import Array, Pending
@@ -60,6 +60,14 @@ class DeviceRuntime(ABC):
         """(optional) The vendor's attention over whole prompts, for backends that leave these to
         it; None = there is none for such heads."""
         return None
+
+    def rehearsal(self, last: bool) -> AbstractContextManager[bool]:
+        """(optional) Entered while starting, around steps whose results nobody reads: a device may
+        note which kernels they need instead of running them, and make these ready side by side.
+
+        False = it has no use for such steps. With `last` what was noted is ready when it is left.
+        """
+        return nullcontext(False)
 
     def close(self) -> None:
         """(optional) Give the device back."""

@@ -12,10 +12,6 @@ import triton.language as tl
 
 from inferplane_triton.device.sampling import order_key
 
-LEVELS = tl.constexpr(8)
-UNDECIDED = tl.constexpr(-2)
-_ROUNDS = tl.constexpr(10)
-
 
 @triton.jit
 def level_margin(level):
@@ -33,7 +29,7 @@ def philox_uniform(seed, position):
     c2, c3 = c0 * 0, c0 * 0
     k0 = (seed & 0xFFFFFFFF).to(tl.uint32)
     k1 = ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    for _ in tl.static_range(_ROUNDS):
+    for _ in tl.static_range(10):
         left, right = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
         c0 = (right >> 32).to(tl.uint32) ^ c1 ^ k0
         c2 = (left >> 32).to(tl.uint32) ^ c3 ^ k1
@@ -85,8 +81,8 @@ def weigh_rows(logits, bests, temperatures, counts, masses, stride, VOCAB: tl.co
         return
     row_ptr = logits + row * stride
     peak = load_peak(row_ptr, best, temperature)
-    level = tl.arange(0, LEVELS)
-    count, mass = tl.zeros([LEVELS], tl.int32), tl.zeros([LEVELS], tl.float64)
+    level = tl.arange(0, 8)
+    count, mass = tl.zeros([8], tl.int32), tl.zeros([8], tl.float64)
     whole = tl.zeros([BLOCK], tl.float64)
     for begin in range(0, SPAN, BLOCK):
         at = split * SPAN + begin + tl.arange(0, BLOCK)
@@ -97,9 +93,9 @@ def weigh_rows(logits, bests, temperatures, counts, masses, stride, VOCAB: tl.co
         count += tl.sum(inside.to(tl.int32), axis=0)
         mass += tl.sum(tl.where(inside, weight[:, None], 0.0), axis=0)
     place = row * tl.num_programs(1) + split
-    tl.store(counts + place * LEVELS + level, count)
-    tl.store(masses + place * (LEVELS + 1) + level, mass)
-    tl.store(masses + place * (LEVELS + 1) + LEVELS, tl.sum(whole, axis=0))
+    tl.store(counts + place * 8 + level, count)
+    tl.store(masses + place * 9 + level, mass)
+    tl.store(masses + place * 9 + 8, tl.sum(whole, axis=0))
 
 
 @triton.jit
@@ -110,14 +106,14 @@ def find_band(row, counts, masses, top_k, top_p, min_p, uniform, SPLITS: tl.cons
     They lie from just below margin `level above` (-1 = the best) down to margin `level`; number 0 =
     no band decides. A row that is cut needs its best elements, another those around its draw.
     """
-    split, level = tl.arange(0, SPLIT_PAD)[:, None], tl.arange(0, LEVELS)[None, :]
+    split, level = tl.arange(0, SPLIT_PAD)[:, None], tl.arange(0, 8)[None, :]
     place, held = row * SPLITS + split, (split < SPLITS) & (level >= 0)
-    count = tl.sum(tl.load(counts + place * LEVELS + level, mask=held, other=0), axis=0)
-    mass = tl.sum(tl.load(masses + place * (LEVELS + 1) + level, mask=held, other=0.0), axis=0)
+    count = tl.sum(tl.load(counts + place * 8 + level, mask=held, other=0), axis=0)
+    mass = tl.sum(tl.load(masses + place * 9 + level, mask=held, other=0.0), axis=0)
     one = tl.arange(0, SPLIT_PAD)
-    last = masses + (row * SPLITS + one) * (LEVELS + 1) + LEVELS
+    last = masses + (row * SPLITS + one) * 9 + 8
     total = tl.sum(tl.load(last, mask=one < SPLITS, other=0.0), axis=0)
-    level = tl.arange(0, LEVELS)
+    level = tl.arange(0, 8)
     if ((top_k > 0) & (top_k < VOCAB)) | (top_p < 1.0) | (min_p > 0.0):
         above = -1
         below = tl.sum((count <= MOST).to(tl.int32), axis=0) - 1
@@ -150,7 +146,7 @@ def gather_rows(logits, bests, temperatures, top_ks, top_ps, min_ps, seeds, posi
     if number == 0:
         return
     before = tl.arange(0, SPLIT_PAD)
-    earlier = counts + (row * SPLITS + before) * LEVELS
+    earlier = counts + (row * SPLITS + before) * 8
     place = tl.sum(tl.load(earlier + below, mask=before < split, other=0), axis=0)
     if above >= 0:
         place -= tl.sum(tl.load(earlier + above, mask=before < split, other=0), axis=0)
@@ -171,7 +167,7 @@ def gather_rows(logits, bests, temperatures, top_ks, top_ps, min_ps, seeds, posi
 def draw_rows(logits, ids, temperatures, top_ks, top_ps, min_ps, seeds, positions, counts, masses,
               candidates, stride, VOCAB: tl.constexpr, SPLITS: tl.constexpr,
               SPLIT_PAD: tl.constexpr, MOST: tl.constexpr):  # fmt: skip
-    """Program r draws row r from its candidates, or marks it UNDECIDED; greedy rows keep theirs."""
+    """Program r draws row r from its candidates, or stores -2; greedy rows keep theirs."""
     row = tl.program_id(0).to(tl.int64)
     temperature, best = tl.load(temperatures + row), tl.load(ids + row)
     if (temperature <= 0) | (best < 0):
@@ -211,7 +207,7 @@ def draw_rows(logits, ids, temperatures, top_ks, top_ps, min_ps, seeds, position
     decided = decided & (closed | ((top_p >= 1.0) & (min_p <= 0.0)))
     chosen = tl.max(tl.where((sums > goal) & (weight > 0.0), key, 0), axis=0)
     token = (0xFFFFFFFF - (chosen & 0xFFFFFFFF)).to(tl.int32)
-    tl.store(ids + row, tl.where(decided, token, UNDECIDED))
+    tl.store(ids + row, tl.where(decided, token, -2))
 
 
 @triton.jit
@@ -253,7 +249,7 @@ def search_rows(logits, ids, bests, temperatures, top_ks, top_ps, min_ps, seeds,
     Three searches in turn, each among what the last one left: top-k, top-p, the draw.
     """
     row = tl.program_id(0).to(tl.int64)
-    if tl.load(ids + row) != UNDECIDED:
+    if tl.load(ids + row) != -2:
         return
     temperature = tl.load(temperatures + row)
     row_ptr = logits + row * stride

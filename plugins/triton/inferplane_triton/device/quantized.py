@@ -8,10 +8,6 @@ codes are int8 or fp8, one a byte, in their natural order.
 import triton
 import triton.language as tl
 
-FP8_MOST = tl.constexpr(448.0)
-SMALLEST = tl.constexpr(1e-12)
-"""Scale of a row of zeros."""
-
 
 @triton.jit
 def as_fp8(x, BY_BITS: tl.constexpr):
@@ -19,7 +15,7 @@ def as_fp8(x, BY_BITS: tl.constexpr):
 
     BY_BITS: rounded before the conversion, which Triton's interpreter does not round correctly.
     """
-    x = tl.clamp(x, -FP8_MOST, FP8_MOST)
+    x = tl.clamp(x, -448.0, 448.0)
     if BY_BITS:
         bits = x.to(tl.int32, bitcast=True)
         coarse = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
@@ -35,7 +31,7 @@ def row_scale(x_ptr, INPUTS: tl.constexpr, PAD: tl.constexpr):
         at = begin + tl.arange(0, PAD)
         x = tl.load(x_ptr + at, mask=at < INPUTS, other=0.0).to(tl.float32)
         peak = tl.maximum(peak, tl.abs(x))
-    return tl.maximum(tl.div_rn(tl.max(peak, axis=0), FP8_MOST), SMALLEST)
+    return tl.maximum(tl.div_rn(tl.max(peak, axis=0), 448.0), 1e-12)  # of a row of zeros
 
 
 @triton.jit
@@ -323,7 +319,7 @@ def round_rows(x_ptr, q_ptr, scale_ptr, given_ptr, x_stride, INPUTS: tl.constexp
         scale = tl.load(given_ptr)
     else:
         peak = tl.max(tl.abs(x), axis=0)
-        scale = tl.maximum(tl.div_rn(peak, FP8_MOST), SMALLEST)
+        scale = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
     q = as_fp8(tl.div_rn(x, scale), BY_BITS)
     tl.store(q_ptr + row * INPUTS + at, q, mask=at < INPUTS)
     tl.store(scale_ptr + row, scale)

@@ -17,6 +17,7 @@ from inferplane.interfaces import (
     GraphCompiler,
     StepFunction,
 )
+from inferplane_triton.gpu.runtime import GpuRuntime
 
 __all__ = ["GpuGraphs"]
 
@@ -27,6 +28,7 @@ class GpuGraphs(GraphCompiler):
     """Captures whole steps. All graphs share one pool: only one runs at a time."""
 
     def __init__(self, device: DeviceRuntime) -> None:
+        self._runtime = device
         self._device = torch.device(device.torch_device)
         self._api = torch.get_device_module(self._device)
         self._pool = self._api.graph_pool_handle()
@@ -43,8 +45,11 @@ class GpuGraphs(GraphCompiler):
     ) -> StepFunction:
         """Run once, which compiles kernels and sizes workspaces, then capture.
 
-        `example` holds the addresses that every later upload for this bucket must use.
+        `example` holds the addresses that every later upload for this bucket must use. While the
+        device rehearses nothing is captured: what comes back runs the step op by op.
         """
+        if isinstance(self._runtime, GpuRuntime) and self._runtime.rehearsing:
+            return fn
         began = time.perf_counter()
         graph = getattr(self._api, _GRAPH[self._device.type])()
         try:

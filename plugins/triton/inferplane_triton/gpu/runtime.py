@@ -18,6 +18,7 @@ from inferplane.interfaces import (
     MemoryReport,
     WorkerContext,
 )
+from inferplane_triton.compiling.rehearsal import Rehearsal
 from inferplane_triton.gpu.upload import InputLayout
 
 __all__ = ["GpuRuntime"]
@@ -48,6 +49,9 @@ class GpuRuntime(DeviceRuntime):
         self._reserved = _GRAPH_BYTES + 2 * 4 * rows * vocabulary
         self._staging = _Staging(self._device)
         self._inputs: dict[Bucket, InputLayout] = {}
+        # ranks that rehearse apart would wait for each other in collectives
+        alone = context.config.tensor_parallel == 1
+        self._rehearsal = Rehearsal(context.cache) if alone else None
 
     def memory(self) -> MemoryReport:
         """As the driver counts now; graphs keep their own logits and activations."""
@@ -98,8 +102,19 @@ class GpuRuntime(DeviceRuntime):
         """Inference mode."""
         return torch.inference_mode()
 
+    @property
+    def rehearsing(self) -> bool:
+        """Whether kernels are noted now, not launched."""
+        return self._rehearsal is not None and self._rehearsal.active
+
+    def rehearsal(self, last: bool) -> AbstractContextManager[bool]:
+        """Triton's kernels, compiled by processes beside this one if no start has made them yet."""
+        return super().rehearsal(last) if self._rehearsal is None else self._rehearsal.run(last)
+
     def close(self) -> None:
         """Forget the buffers and give cached memory back."""
+        if self._rehearsal is not None:
+            self._rehearsal.close()
         self._inputs.clear()
         self._api.empty_cache()
 

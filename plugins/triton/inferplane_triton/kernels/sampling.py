@@ -19,6 +19,8 @@ __all__ = ["SAMPLE", "argmax", "draw", "sample"]
 _BLOCK = 2048
 _SPAN = 4 * _BLOCK
 """Logits of one program."""
+_SCORED = 32
+"""Rows whose log-probabilities are taken at once."""
 _WEIGHED = 512
 """Logits that are weighed at once, at every level."""
 
@@ -35,8 +37,7 @@ def sample(logits: Tensor, sampling: SamplingTensors) -> tuple[Tensor, LogprobTe
         ids = draw(processed, ids, sampling)
     if sampling.logprob_rows is None:
         return ids, None
-    rows = sampling.logprob_rows
-    return ids, score(logits[rows], ids[rows].clamp(min=0), sampling.num_logprobs)
+    return ids, _scored(logits, ids, sampling.logprob_rows, sampling.num_logprobs)
 
 
 def argmax(logits: Tensor) -> Tensor:
@@ -87,6 +88,19 @@ def draw(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
         VOCAB=vocabulary, ID_BITS=_id_bits(vocabulary), BLOCK=tuning.searched, num_warps=16,
     )  # fmt: skip
     return ids
+
+
+def _scored(logits: Tensor, ids: Tensor, rows: Tensor, num_logprobs: int) -> LogprobTensors:
+    """Some rows after another: whole copies of all would be the most memory a step takes.
+
+    Ids are kept inside the vocabulary, which those of a rehearsed step need not be.
+    """
+    most = logits.shape[1] - 1
+    parts = [
+        score(logits[some], ids[some].clamp(0, most), num_logprobs)
+        for some in torch.split(rows, _SCORED)
+    ]
+    return LogprobTensors(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def _id_bits(vocabulary: int) -> int:

@@ -1,0 +1,30 @@
+"""A process that compiles kernels: jobs come in, seconds or errors go out, one for each job."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Until the other side closes its end."""
+    sys.path[:] = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not mix with the answers
+    from inferplane_triton.compiling.jobs import compile_job  # after the path is known
+
+    while True:
+        try:
+            job = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer: float | str = compile_job(job)
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}"
+        pickle.dump(answer, answers)
+        answers.flush()
