@@ -228,6 +228,12 @@ class ServeSettings:
     )
     host: str = _server("127.0.0.1", kinds.TEXT, "Address to listen on.")
     port: int = _server(8000, kinds.whole(0, 65535), "Port to listen on; 0 takes a free one.")
+    probe_port: int | None = _server(
+        None,
+        kinds.whole(0, 65535),
+        "Port that answers the probes, in a thread of its own, beside the server's; 0 takes a free "
+        "one.",
+    )
     uds: Path | None = _server(None, kinds.PATH, "UNIX socket to listen on instead of a port.")
     root_path: str = _server("", kinds.TEXT, "Path prefix that a proxy puts before every route.")
     tls_cert: Path | None = _server(

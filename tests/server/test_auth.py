@@ -10,7 +10,7 @@ from inferplane.api_keys import ApiKey
 from inferplane.server.auth import Caller, KeyRing, cache_domain
 from inferplane.server.errors import ApiError
 from inferplane.server.key_file import KeyFile
-from inferplane.server.routes.probes import PROBES
+from inferplane.server.probe_states import PROBES
 from inferplane.server.routing import GatedRouter
 
 

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inferplane.server.errors import ApiError, error_body, error_headers
 from inferplane.server.limits import Limits
-from inferplane.server.routes.probes import PROBES
+from inferplane.server.probe_states import PROBES
 
 __all__ = ["Guard", "GuardedProtocol"]
 

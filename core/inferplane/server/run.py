@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -25,6 +26,7 @@ from inferplane.server.context import ServerContext
 from inferplane.server.guard import Guard
 from inferplane.server.key_file import KeyFile
 from inferplane.server.limits import Limits
+from inferplane.server.probe_port import ProbePort
 from inferplane.server.request_log import configure_logging
 from inferplane.server.routes.metrics import refresh
 from inferplane.server.tls import Certificate
@@ -77,7 +79,9 @@ def _is_loopback(host: str) -> bool:
 def open_socket(settings: ServeSettings) -> socket.socket:
     """The listening socket. Raises AddressError."""
     try:
-        return _unix_socket(settings) if settings.uds is not None else _tcp_socket(settings)
+        if settings.uds is not None:
+            return _unix_socket(settings.uds)
+        return _tcp_socket(settings.host, settings.port)
     except OSError as error:
         where = settings.uds or f"{settings.host}:{settings.port}"
         raise AddressError(
@@ -85,10 +89,21 @@ def open_socket(settings: ServeSettings) -> socket.socket:
         ) from None
 
 
-def _tcp_socket(settings: ServeSettings) -> socket.socket:
-    found = socket.getaddrinfo(
-        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+def _probe_port(settings: ServeSettings, context: ServerContext) -> ProbePort | None:
+    """Where probes are answered besides. Raises AddressError."""
+    if settings.probe_port is None:
+        return None
+    try:
+        return ProbePort(context, _tcp_socket(settings.host, settings.probe_port))
+    except OSError as error:
+        raise AddressError(
+            f"cannot answer probes on {settings.host}:{settings.probe_port}: {error.strerror}; "
+            "--probe-port 0 takes a free port"
+        ) from None
+
+
+def _tcp_socket(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]
     made = socket.socket(family, kind, protocol)
     try:
@@ -101,15 +116,14 @@ def _tcp_socket(settings: ServeSettings) -> socket.socket:
     return made
 
 
-def _unix_socket(settings: ServeSettings) -> socket.socket:
-    assert settings.uds is not None
+def _unix_socket(path: Path) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(settings.uds.stat().st_mode):
-            settings.uds.unlink()  # left behind by a server that is gone
+        if stat.S_ISSOCK(path.stat().st_mode):
+            path.unlink()  # left behind by a server that is gone
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
-        made.bind(str(settings.uds))
+        made.bind(str(path))
         made.listen(_BACKLOG)
     except OSError:
         made.close()
@@ -135,6 +149,8 @@ async def run_server(server: DrainingServer, listener: socket.socket) -> int:
     """Serve until the end; returns the exit code."""
     context = server.context
     url = _url(context.settings, listener)
+    if server.probe_port is not None:
+        server.probe_port.start()
     server.announce("listening", url)
     server.banner.listening(url)
     watching = asyncio.create_task(server.watch(url))
@@ -145,6 +161,8 @@ async def run_server(server: DrainingServer, listener: socket.socket) -> int:
         await asyncio.gather(watching, return_exceptions=True)
         await context.engine.close()
         await context.close()
+        if server.probe_port is not None:
+            await asyncio.to_thread(server.probe_port.close)
     return server.exit_code
 
 
@@ -180,6 +198,7 @@ class DrainingServer(uvicorn.Server):
             )
         )
         self.certificate = certificate
+        self.probe_port = _probe_port(context.settings, context)
         self.context = context
         self.app = app
         self.banner = banner
@@ -197,6 +216,8 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether it is time to close."""
         ended = await super().on_tick(counter)
+        if self.probe_port is not None:
+            self.probe_port.beat()
         lifecycle = self.context.lifecycle
         if not ended and not lifecycle.over:
             return False

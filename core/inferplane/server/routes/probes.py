@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -11,23 +10,15 @@ from starlette.responses import Response
 from inferplane.server.answers.frames import encode
 from inferplane.server.context import ServerContext
 from inferplane.server.errors import ApiError
-from inferplane.server.lifecycle import phase_of
+from inferplane.server.probe_states import PROBES, probe_checks, probe_facts
 from inferplane.server.routing import Endpoint, ScopedRoute
 
-__all__ = ["PROBES", "routes"]
-
-PROBES = ("/livez", "/startupz", "/readyz", "/health")
-"""Paths that need no key and get a connection even when others do not."""
+__all__ = ["routes"]
 
 
 def routes(context: ServerContext) -> list[ScopedRoute]:
     """Four routes."""
-    checks: dict[str, Callable[[], str]] = {
-        "/livez": lambda: "",
-        "/startupz": lambda: "" if context.has_started() else "starting",
-        "/readyz": context.unready_because,
-        "/health": context.unhealthy_because,
-    }
+    checks = probe_checks(context)
 
     def probe(check: Callable[[], str]) -> Endpoint:
         async def answer(request: Request) -> Response:
@@ -42,18 +33,7 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
 
 
 def _told(context: ServerContext, request: Request, reason: str) -> Response:
-    status = context.engine.status
-    pct = round(100 * status.done / status.total) if status.total else None
-    eta_s = context.eta_s()
-    ready = context.lifecycle.ready_since if context.has_started() else None
-    until = time.monotonic() if ready is None else ready
-    body: dict[str, object] = {
-        "status": reason or "ok",
-        "phase": "draining" if context.lifecycle.draining else phase_of(status.phase),
-        "pct": 100 if ready is not None else pct,
-        "elapsed_s": round(until - context.lifecycle.began, 1),
-        "eta_s": None if eta_s is None or ready is not None else round(eta_s, 1),
-    }
+    body = probe_facts(context, reason)
     if _knows_key(context, request):
         body["detail"] = _detail(context)
     headers = {"retry-after": "1"} if reason else {}
