@@ -89,7 +89,7 @@ def load_model(
         device.synchronize()
     return LoadedModel(
         model,
-        tuple(build.attention_sites),
+        build.loaded_sites(),
         config.dtype,
         config.vocab_size,
         binder,

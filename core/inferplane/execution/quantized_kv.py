@@ -1,20 +1,27 @@
-"""KV blocks in 8 bits: each token and head keeps a scale of its own beside its numbers.
+"""KV blocks in 8 bits: each token and head keeps a scale beside its numbers.
 
-Scales are taken from what is written, so no calibration is needed and none that a checkpoint brings
-could be finer. B blocks, S block size, K KV heads, H head size, N slots, P blocks asked for.
+The scale is taken from what is written, or is the layer's own where a checkpoint was calibrated:
+readers multiply by what is stored and need not know which. B blocks, S block size, K KV heads, H
+head size, N slots, P blocks asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["KV_KINDS", "QuantizedKV", "QuantizedRows", "row_bytes"]
+__all__ = ["KV_KINDS", "QuantizedKV", "QuantizedRows", "kv_codes", "row_bytes"]
 
 KV_KINDS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
 """kv_dtype -> the type of its codes and the largest one."""
+_FLAVOURS = {
+    "e4m3fnuz": (torch.float8_e4m3fnuz, 240.0),
+    "range240": (torch.float8_e4m3fn, 240.0),
+}
+"""fp8 of devices that read other codes than e4m3fn's (Capabilities.fp8)."""
 _SCALE_BYTES = 2
 _LEAST = 1e-30
 """Scale of zeros: representable in bfloat16, and no divisor of zero."""
@@ -23,6 +30,12 @@ _LEAST = 1e-30
 def row_bytes(head_dim: int) -> int:
     """Bytes of one token of one head: its codes and their scale."""
     return head_dim + _SCALE_BYTES
+
+
+def kv_codes(kind: str, fp8: str) -> tuple[torch.dtype, float]:
+    """The type of a cache's codes and the largest one, on a device with that flavour of fp8."""
+    own = _FLAVOURS.get(fp8)
+    return own if own is not None and kind == "fp8" else KV_KINDS[kind]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,10 +47,24 @@ class QuantizedRows:
     scales: Tensor
     """bf16[B,S,K]"""
     kind: str
+    fp8: str = "e4m3fn"
+    """Flavour of the device's fp8."""
+    static: Tensor | None = None
+    """bf16[K]: the scale of every token's head; None = taken from what is written."""
 
     @classmethod
-    def over(cls, buffer: Tensor, kind: str, shape: tuple[int, int, int]) -> QuantizedRows:
-        """A view of u8 bytes in whole blocks of `shape` (S, K, H)."""
+    def over(
+        cls,
+        buffer: Tensor,
+        kind: str,
+        shape: tuple[int, int, int],
+        largest: Sequence[float] = (),
+        fp8: str = "e4m3fn",
+    ) -> QuantizedRows:
+        """A view of u8 bytes in whole blocks of `shape` (S, K, H).
+
+        `largest` = a calibrated magnitude for each head, which becomes the largest code.
+        """
         size, heads, dim = shape
         num_codes = size * heads * dim
         blocks = buffer.view(-1, size * heads * row_bytes(dim))
@@ -45,13 +72,20 @@ class QuantizedRows:
             torch.unflatten(blocks[:, :num_codes].view(torch.int8), 1, shape),
             torch.unflatten(blocks[:, num_codes:].view(torch.bfloat16), 1, (size, heads)),
             kind,
+            fp8,
+            _static_scales(largest, kv_codes(kind, fp8)[1], buffer.device),
         )
 
     def write(self, slots: Tensor, new: Tensor) -> None:
-        """Store new[N,K,H] at `slots`: its largest magnitude becomes the largest code."""
-        dtype, most = KV_KINDS[self.kind]
+        """Store new[N,K,H] at `slots`: its largest magnitude becomes the largest code, or what lies
+        beyond the static scale is clipped.
+        """
+        dtype, most = kv_codes(self.kind, self.fp8)
         wide = new.float()
-        scales = (wide.abs().amax(-1) / most).clamp_min(_LEAST).to(torch.bfloat16)
+        if self.static is None:
+            scales = (wide.abs().amax(-1) / most).clamp_min(_LEAST).to(torch.bfloat16)
+        else:
+            scales = self.static.expand(wide.shape[:2])
         scaled = (wide / scales.float()[..., None]).clamp(-most, most)
         codes = (scaled.round() if dtype == torch.int8 else scaled).to(dtype)
         at = self._places(slots)
@@ -69,11 +103,19 @@ class QuantizedRows:
         return self._wide(codes, scales).flatten(0, 1)
 
     def _wide(self, codes: Tensor, scales: Tensor) -> Tensor:
-        return codes.view(KV_KINDS[self.kind][0]).float() * scales.float()[..., None]
+        return codes.view(kv_codes(self.kind, self.fp8)[0]).float() * scales.float()[..., None]
 
     def _places(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         size, slots = self.codes.shape[1], slots.long()
         return slots // size, slots % size
+
+
+def _static_scales(largest: Sequence[float], most: float, device: torch.device) -> Tensor | None:
+    """bf16[K], or None where nothing is known of the layer."""
+    if not largest:
+        return None
+    wide = torch.tensor(largest, dtype=torch.float32, device=device) / most
+    return wide.clamp_min(_LEAST).to(torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -79,7 +79,7 @@ class TorchExecutor(Executor):
             _logger.info("%s %s: %s of %s", choice.kind, choice.site, choice.name, choice.owner)
         self._store = self._platform.create_kv_store(
             context, self._device, self._allocator
-        ) or TorchKVStore(self._device, self._allocator)
+        ) or TorchKVStore(self._device, self._allocator, fp8=context.caps.fp8)
 
     def plan_kv(self) -> KVPlan:
         """Blocks that fit beside the weights and the largest step."""

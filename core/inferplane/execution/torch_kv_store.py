@@ -77,11 +77,16 @@ class TorchKVStore(KVStore):
         device: DeviceRuntime,
         allocator: Allocator,
         take: Callable[[int], Tensor] | None = None,
+        fp8: str = "e4m3fn",
     ) -> None:
-        """`take` yields that many zeroed bytes, u8 (default: torch, on the device)."""
+        """`take` yields that many zeroed bytes, u8 (default: torch, on the device).
+
+        `fp8` = the device's flavour (Capabilities.fp8); "none" stores e4m3fn.
+        """
         self._device = device
         self._allocator = allocator
         self._take = take or self._zeros
+        self._fp8 = fp8
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._layers: dict[str, KVHandle] = {}
         self._num_blocks = 0
@@ -116,7 +121,7 @@ class TorchKVStore(KVStore):
         A device with a layout of its own overrides this and passes on what it does not know.
         """
         if layer.dtype in KV_KINDS:
-            return _quantized(layer, k, v, block_size)
+            return _quantized(layer, k, v, block_size, self._fp8)
         return PagedKV(
             _shaped(k, layer, layer.head_dim, block_size),
             _shaped(v, layer, layer.head_dim_v, block_size),
@@ -191,15 +196,16 @@ def _shaped(buffer: Tensor, layer: LayerKV, head_dim: int, block_size: int) -> T
     return buffer.view(_dtype(layer)).view(-1, *inner, head_dim)
 
 
-def _quantized(layer: LayerKV, k: Tensor, v: Tensor, block_size: int) -> QuantizedKV:
+def _quantized(layer: LayerKV, k: Tensor, v: Tensor, block_size: int, fp8: str) -> QuantizedKV:
     if layer.layout != "nhd":
         raise ConfigError(
             f"{layer.name}: a cache in {layer.dtype} is laid out as nhd, not {layer.layout}"
         )
-    heads = layer.num_kv_heads
+    heads, kind = layer.num_kv_heads, layer.dtype
+    keys, values = (block_size, heads, layer.head_dim), (block_size, heads, layer.head_dim_v)
     return QuantizedKV(
-        QuantizedRows.over(k, layer.dtype, (block_size, heads, layer.head_dim)),
-        QuantizedRows.over(v, layer.dtype, (block_size, heads, layer.head_dim_v)),
+        QuantizedRows.over(k, kind, keys, layer.k_largest, fp8),
+        QuantizedRows.over(v, kind, values, layer.v_largest, fp8),
     )
 
 

@@ -33,6 +33,11 @@ class LayerKV:
     dtype: str
     layout: str = "nhd"
     window: int | None = None
+    k_largest: tuple[float, ...] = ()
+    """For 8-bit dtypes: the largest magnitude of keys, calibrated for each head; beyond it they are
+    clipped. () = a scale is taken from what is written."""
+    v_largest: tuple[float, ...] = ()
+    """The same for values."""
 
 
 @dataclass(frozen=True, slots=True)

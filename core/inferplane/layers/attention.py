@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inferplane.interfaces import ForwardContext
-from inferplane.layers.build import Builder
+from inferplane.layers.build import AttentionSite, Builder
 from inferplane.layers.stacked import stacked_linear
 
 __all__ = ["SelfAttention"]
@@ -76,15 +76,17 @@ class SelfAttention:
         }
         self.rotary = build.op("rotary/1", **dims)
         self.norm_rotary = build.fusion("norm_rotary/1", **dims) if qk_norm else None
-        build.attention(
+        site = AttentionSite(
             prefix,
             len(q_heads),
             len(kv_heads),
+            dim,
             dim,
             scale=config.attention_scale,
             window=config.layer_windows[layer],
             softcap=config.attention_softcap,
         )
+        build.announce(site, kv_heads)
 
     def __call__(self, x: Tensor, turn: tuple[Tensor, Tensor], context: ForwardContext) -> Tensor:
         """`turn` = (cos, sin) of this step's positions."""

@@ -6,7 +6,8 @@ Knows nothing of any architecture, nor of the step a layer will run in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from inferplane.layers.rotary import Rotary
 from inferplane.loading.weights import WeightTable
 from inferplane.model_config import ModelConfig, RopeConfig
 from inferplane.ops.bind import Binder
+from inferplane.quantization.kv_scales import KVScales
 from inferplane.quantization.reference import dequantize_into
 
 __all__ = ["AttentionSite", "Builder", "LinearLayer", "Split"]
@@ -54,6 +56,9 @@ class AttentionSite:
     sinks: bool = False
     cached: bool = True
     """False: a token sees its whole text, in both directions, and nothing is kept."""
+    k_largest: tuple[float, ...] = ()
+    """As in LayerKV, known once the weights are loaded."""
+    v_largest: tuple[float, ...] = ()
 
     def kv(self, dtype: str) -> LayerKV:
         """Its KV cache, with elements of `dtype`."""
@@ -64,6 +69,8 @@ class AttentionSite:
             self.head_dim_v,
             dtype,
             window=self.window,
+            k_largest=self.k_largest,
+            v_largest=self.v_largest,
         )
 
 
@@ -94,6 +101,8 @@ class Builder:
         self.runtime = runtime
         self.weights = WeightTable()
         self.attention_sites: list[AttentionSite] = []
+        self._kv_scales = KVScales(config.quantization, binder.config.kv_dtype)
+        self._kv_heads: dict[str, range] = {}
         self.quantizer = Quantizer(self)
 
     @property
@@ -326,11 +335,33 @@ class Builder:
             )
         )
 
-    def announce(self, site: AttentionSite) -> None:
-        """The same for a site of any kind."""
-        if any(held.name == site.name for held in self.attention_sites):
-            raise ModelError(f"two attention layers are called {site.name!r}")
+    def announce(self, site: AttentionSite, kv_heads: range | None = None) -> None:
+        """The same for a site of any kind; `kv_heads` = the model's that this rank has, if not all.
+
+        The checkpoint may bring scales for its KV cache.
+        """
+        name = site.name
+        if any(held.name == name for held in self.attention_sites):
+            raise ModelError(f"two attention layers are called {name!r}")
         self.attention_sites.append(site)
+        self._kv_heads[name] = kv_heads or range(site.num_kv_heads)
+        total = site.num_kv_heads if kv_heads is None else self.config.num_kv_heads
+        for tensor in self._kv_scales.names(name) if site.cached else ():
+            self.weights.welcome(tensor, partial(self._kv_scales.put, name, tensor, total))
+        for tensor in self._kv_scales.offset_names(name) if site.cached else ():
+            self.weights.ignore_zeros(tensor)
+
+    def loaded_sites(self) -> tuple[AttentionSite, ...]:
+        """The attention layers with what the checkpoint says about their KV cache."""
+        scales, heads = self._kv_scales, self._kv_heads
+        return tuple(
+            replace(
+                site,
+                k_largest=scales.largest(site.name, "keys", heads[site.name]),
+                v_largest=scales.largest(site.name, "values", heads[site.name]),
+            )
+            for site in self.attention_sites
+        )
 
     def _bias(
         self,

@@ -21,10 +21,8 @@ _NEVER_NEEDED = (
     ".rotary_emb.inv_freq",
     ".masked_bias",
     ".q_scale",
-    ".k_scale",
-    ".v_scale",
 )
-"""Endings of tensors that nobody reads: old tables, and scales for a KV cache of another type."""
+"""Endings of tensors that nobody reads: old tables, and scales of queries in 8 bits."""
 _DUMMY_PERIOD = 1_000_003
 """Length of the random sequence that dummy weights repeat: a prime, so that no two rows match."""
 _DUMMY_SPREAD = 0.02
@@ -69,6 +67,7 @@ class WeightTable:
         self._ignored: list[str] = []
         self._renamed: list[tuple[str, str]] = []
         self._zeros: set[str] = set()
+        self._welcome: dict[str, Place] = {}
         self._finish: list[Callable[[], None]] = []
 
     def expect(
@@ -112,6 +111,10 @@ class WeightTable:
         """Skip this tensor if it holds nothing but zeros, and is not expected otherwise."""
         self._zeros.add(name)
 
+    def welcome(self, name: str, place: Place) -> None:
+        """Take this tensor, of any shape and type, where the checkpoint has it."""
+        self._welcome[name] = place
+
     def rename(self, prefix: str, instead: str) -> None:
         """Take tensors whose name begins with `prefix` for those beginning with `instead`."""
         self._renamed.append((prefix, instead))
@@ -139,7 +142,9 @@ class WeightTable:
                 continue
             slot = self._slots.get(name)
             if slot is None:
-                if not self._is_ignored(name, tensor):
+                if name in self._welcome:
+                    _welcome(where, self._welcome[name], tensor)
+                elif not self._is_ignored(name, tensor):
                     raise ModelError(f"{where}tensor {name!r} is not part of this architecture")
                 continue
             _check(f"{where}tensor {name!r}", slot, tensor)
@@ -244,6 +249,13 @@ def _add(where: str, group: _Group, name: str, tensor: Tensor) -> None:
         raise ModelError(f"{where}tensor {name!r} occurs twice")
     try:
         group.add(name, tensor)
+    except ModelError as error:
+        raise ModelError(f"{where}{error}") from None
+
+
+def _welcome(where: str, place: Place, tensor: Tensor) -> None:
+    try:
+        place(tensor)
     except ModelError as error:
         raise ModelError(f"{where}{error}") from None
 

@@ -58,7 +58,7 @@ class CompressedTensors(QuantFormat):
             )
         self._kept = name_list("quantization_config: ignore", keys.find("ignore"))
         groups = keys.mapping("config_groups")
-        if not groups:
+        if not groups and not keys.mapping("kv_cache_scheme"):
             raise keys.fault("config_groups", groups, "an object with at least one group")
         layout = keys.text("format", "")
         self._rules = [_rule(name, group, layout) for name, group in groups.items()]

@@ -14,7 +14,7 @@ import numpy as np
 
 from inferplane.interfaces import Array
 
-__all__ = ["FORCED_TOKENS", "FROBENIUS", "Tolerance", "tolerance"]
+__all__ = ["FORCED_TOKENS", "FROBENIUS", "KV_DELTA", "Tolerance", "tolerance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,9 @@ FORCED_TOKENS: Mapping[str, tuple[float, float]] = {
     "bfloat16": (0.05, 0.99),
 }
 """Under forced tokens: (mean |delta log-probability|, share of positions with the same best)."""
+
+KV_DELTA = 0.10
+"""Mean |delta log-probability| of a KV cache in 8 bits, against one in the model's own dtype."""
 
 
 def tolerance(
