@@ -58,11 +58,9 @@ class Rehearsal:
         self._stored: dict[str, str] = {}
         self._skipped: list[tuple[dict[Any, Any], Any]] = []
         self._futures: list[tuple[Job, Future[float]]] = []
+        self._processes = processes or min(_MOST, len(os.sched_getaffinity(0)))
         self._pool: CompilePool | None = None
         self.wanted = not knobs.runtime.interpret and not self._is_known()
-        if self.wanted:
-            cores = len(os.sched_getaffinity(0))
-            self._pool = CompilePool(processes or min(_MOST, cores))
 
     @contextmanager
     def run(self, last: bool) -> Iterator[bool]:
@@ -73,6 +71,8 @@ class Rehearsal:
         if not self.wanted:
             yield False
             return
+        if self._pool is None:
+            self._pool = CompilePool(self._processes)
         before = knobs.runtime.jit_cache_hook
         knobs.runtime.jit_cache_hook = self._note
         self.active = True
