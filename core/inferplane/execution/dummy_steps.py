@@ -10,11 +10,17 @@ __all__ = ["dummy_step", "largest_step"]
 
 
 def dummy_step(
-    plan: KVPlan, lengths: list[int], *, drawn: bool = False, pooled: bool = False
+    plan: KVPlan,
+    lengths: list[int],
+    *,
+    drawn: bool = False,
+    scored: bool = True,
+    pooled: bool = False,
 ) -> StepBatch:
     """One sequence for each of `lengths`, a prompt of so many tokens whose KV all goes to block 0.
 
-    Every sequence samples: greedily, or with `drawn` by the most demanding path of the sampler.
+    Every sequence samples: greedily, or with `drawn` by the most demanding path of the sampler,
+    but without log-probabilities unless `scored`.
     With `pooled` their vectors are wanted instead.
     """
     num_tokens, num_seqs = sum(lengths), len(lengths)
@@ -35,7 +41,7 @@ def dummy_step(
         block_tables=tuple(np.zeros((num_seqs, width), np.int32) for _ in groups),
         slots=tuple((positions % plan.block_size).astype(np.int32) for _ in groups),
         sampled=np.arange(0 if pooled else num_seqs, dtype=np.int32),
-        sampling=None if pooled else _sampling(num_seqs, drawn),
+        sampling=None if pooled else _sampling(num_seqs, drawn, scored),
         embedded=np.arange(num_seqs, dtype=np.int32) if pooled else None,
     )
 
@@ -55,7 +61,7 @@ def largest_step(limits: SchedulerLimits, config: EngineConfig) -> list[int]:
     return lengths
 
 
-def _sampling(num_rows: int, drawn: bool) -> SamplingBatch:
+def _sampling(num_rows: int, drawn: bool, scored: bool) -> SamplingBatch:
     return SamplingBatch(
         temperature=np.full(num_rows, float(drawn), np.float32),
         top_k=np.zeros(num_rows, np.int32),
@@ -63,5 +69,5 @@ def _sampling(num_rows: int, drawn: bool) -> SamplingBatch:
         min_p=np.zeros(num_rows, np.float32),
         seed=np.zeros(num_rows, np.uint64),
         position=np.arange(num_rows, dtype=np.uint64),
-        num_logprobs=np.full(num_rows, 0 if drawn else -1, np.int32),
+        num_logprobs=np.full(num_rows, 0 if drawn and scored else -1, np.int32),
     )

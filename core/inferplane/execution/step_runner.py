@@ -10,10 +10,11 @@ from torch import Tensor
 
 from inferplane.errors import DeviceError
 from inferplane.execution.attention_plan import AttentionPlan
+from inferplane.execution.compiled_draws import CompiledDraws
 from inferplane.execution.inputs import SAMPLING_PREFIX, InputBuilder, StepInputs
 from inferplane.execution.model_loading import LoadedModel
 from inferplane.execution.programs import Programs
-from inferplane.execution.results import ResultMaker, StepPending
+from inferplane.execution.results import ResultMaker, Sample, StepPending
 from inferplane.interfaces import (
     Bucket,
     DeviceRuntime,
@@ -28,7 +29,8 @@ __all__ = ["StepRunner"]
 
 
 class StepRunner:
-    """Runs steps in order. `programs` and the token counts are read by the executor's `stats`."""
+    """Runs steps in order. `programs` and the token counts are read by the executor's `stats`;
+    with `compiles_draws` drawing is a program for each number of rows."""
 
     def __init__(
         self,
@@ -39,7 +41,7 @@ class StepRunner:
         attention: AttentionPlan,
         compiler: GraphCompiler | None,
     ) -> None:
-        sample = loaded.binder.op("sample/1", "float32", V=loaded.vocab_size)
+        sample: Sample = loaded.binder.op("sample/1", "float32", V=loaded.vocab_size)
         config, buckets = context.config, context.shapes.buckets()
         self.programs = Programs(
             loaded.model,
@@ -62,7 +64,12 @@ class StepRunner:
             self.programs.takes_any_shape,
         )
         self._static = context.caps.static_shapes
-        self._results = ResultMaker(loaded, sample, device, self._static)
+        draws = "temperature" in context.caps.sampler.params
+        self.compiles_draws = self._static and draws and compiler is not None
+        drawing = sample
+        if compiler is not None and self.compiles_draws:
+            drawing = CompiledDraws(sample, compiler)
+        self._results = ResultMaker(loaded, drawing, device, self._static)
         self._overlaps = context.caps.limits.async_steps > 0
         widest = max((bucket.num_seqs for bucket in buckets), default=0)
         # the tokens drawn last, at an address that programs may know

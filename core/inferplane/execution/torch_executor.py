@@ -112,6 +112,9 @@ class TorchExecutor(Executor):
         for done, bucket in enumerate(buckets):
             progress("warm_up", done, len(buckets), str(bucket))
             self._run(steps, dummy_step(plan, [1], pooled=pooled), bucket)
+        if steps.compiles_draws and not pooled:
+            for bucket in {bucket.num_seqs: bucket for bucket in buckets}.values():
+                self._run(steps, dummy_step(plan, [1], drawn=True, scored=False), bucket)
         if not buckets:  # one decode and one prefill: first uses cost the most
             for lengths in ([1], [min(16, self._context.config.max_model_len)]):
                 self._run(steps, dummy_step(plan, lengths, pooled=pooled))

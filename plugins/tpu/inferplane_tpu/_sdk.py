@@ -7,6 +7,7 @@ of a host, so nobody but the worker may touch it.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "donate",
     "exact_products",
     "flush",
+    "int8_product",
     "keep_programs",
     "memory",
     "mesh",
@@ -180,6 +182,36 @@ def donate(tensor: Tensor) -> Tensor:
 
     given: Tensor = torch.ops.xla.dynamo_set_buffer_donor_(tensor, True)
     return given
+
+
+@functools.cache
+def int8_product() -> Callable[[Tensor, Tensor], Tensor]:
+    """(a int8[T,I], b int8[O,I]) -> i32[T,O] as XLA's own product, known to torch as an operator.
+
+    torch has no such product for this device, and widening first would take four times the bytes.
+    """
+    import torch
+    import torch_xla
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        made: Tensor = torch_xla._XLAC._xla_dot_general(
+            a, b, (([1], [1]), ()), preferred_element_type=torch.int32
+        )
+        return made
+
+    def shape(a: Tensor, b: Tensor) -> Tensor:
+        return a.new_empty((a.shape[0], b.shape[0]), dtype=torch.int32)
+
+    operator = torch.library.custom_op(
+        "inferplane_tpu::int8_product",
+        product,
+        mutates_args=(),
+        device_types="xla",
+        schema="(Tensor a, Tensor b) -> Tensor",
+    )
+    operator.register_fake(shape)
+    made: Callable[[Tensor, Tensor], Tensor] = torch.ops.inferplane_tpu.int8_product
+    return made
 
 
 def ragged_attention() -> Callable[..., Tensor]:

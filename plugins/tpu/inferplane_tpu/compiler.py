@@ -53,6 +53,10 @@ class Driver(ABC):
         leaves a rest, and for None, each holds it as a whole."""
 
     @abstractmethod
+    def int8_product(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """(a int8[T,I], b int8[O,I]) -> i32[T,O], inside of programs and outside."""
+
+    @abstractmethod
     def flush(self) -> None:
         """Begin what was recorded outside of programs."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, __version__
 
 from inferplane.interfaces import ExecutorStats, MemoryReport
@@ -33,6 +35,10 @@ class EmulatedDriver(Driver):
     def spread(self, tensor: Tensor, cut: int | None) -> Tensor:
         """There is one device."""
         return tensor
+
+    def int8_product(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """In integers of 32 bits."""
+        return lambda a, b: a.int() @ b.int().t()
 
     def flush(self) -> None:
         """Nothing is recorded outside of programs."""

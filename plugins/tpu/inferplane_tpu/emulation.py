@@ -33,6 +33,12 @@ def register_attention(register: Register) -> None:
     register("gathered", "inferplane_tpu.attention.paged:GatheredAttention", on=on)
 
 
+@hookimpl
+def register_quantization_kernels(register: Register) -> None:
+    on = ("tpu-emulated",)
+    register("tpu_integers", "inferplane_tpu.quantization.int8:IntegerWeights", on=on)
+
+
 class EmulatedTpu(Tpu):
     """Everything but torch_xla and chip is the plugin's own."""
 

@@ -37,6 +37,11 @@ def register_attention(register: Register) -> None:
     register("gathered", "inferplane_tpu.attention.paged:GatheredAttention", on=("tpu",))
 
 
+@hookimpl
+def register_quantization_kernels(register: Register) -> None:
+    register("tpu_integers", "inferplane_tpu.quantization.int8:IntegerWeights", on=("tpu",))
+
+
 class HostedTpu(Tpu):
     """No Pallas: attention is what XLA compiles by itself."""
 

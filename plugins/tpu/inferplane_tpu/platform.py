@@ -27,6 +27,7 @@ from inferplane.interfaces import (
 from inferplane.probing import pci_devices
 from inferplane.shapes import TokenGrid
 from inferplane_tpu import _sdk
+from inferplane_tpu.tiling import PALLAS, tiles
 
 if TYPE_CHECKING:
     from inferplane_tpu.compiler import Driver
@@ -83,9 +84,9 @@ class Tpu(Platform):
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """Steps of any mix; greedy on the device, every other draw by the core's sampler."""
+        """Steps of any mix; draws that have the shapes of their bucket on the device."""
         return Capabilities(
-            labels=("pallas",) if probe.arch in _WITH_PALLAS else (),
+            labels=(PALLAS,) if probe.arch in _WITH_PALLAS else (),
             compute_dtypes=("bfloat16", "float32"),
             kv_layouts=("pages",),
             static_shapes=True,
@@ -95,8 +96,10 @@ class Tpu(Platform):
                 chunked_prefill=True,
                 prefix_cache=True,
             ),
-            sampler=SamplerCaps(params=(), host_rows=True),
-            prefer={"attention": ("gathered", "ragged")},
+            # one number a row keeps the shapes of its bucket; what is ragged (penalties, bias,
+            # log-probabilities) would compile for each length, so the core draws such rows
+            sampler=SamplerCaps(params=("temperature", "top_k", "top_p", "min_p", "seed")),
+            prefer={"attention": ("ragged", "gathered")},
         )
 
     def resolve(
@@ -115,12 +118,14 @@ class Tpu(Platform):
         if not config.block_size and least > caps.block_multiple:
             reason = "smaller pages need tables that exceed a chip's scalar memory"
             changes.append(Change("block_size", least, reason))
-        if config.attention != "ragged":
+        attention = config.attention
+        if attention == "auto" and PALLAS in caps.labels and config.tensor_parallel > 1:
+            attention = "gathered"
+            changes.append(Change("attention", attention, "the Pallas kernel runs on one chip"))
+        if not _runs_ragged(attention, config, caps, model):
             most = max(_affordable_tokens(config, model), config.max_num_seqs)
             if config.max_batched_tokens > most:
-                reason = (
-                    "each token of a step gathers its whole context (but with attention=ragged)"
-                )
+                reason = "each token of a step gathers its whole context, not so with Pallas"
                 changes.append(Change("max_batched_tokens", most, reason))
         return tuple(changes)
 
@@ -188,6 +193,15 @@ def _check_shares(config: EngineConfig, model: ModelShape) -> None:
         raise ConfigError(f"{told}: quantised weights are served on one chip, not divided yet")
     if config.attention == "ragged":
         raise ConfigError(f"{told}: attention=ragged runs on one chip; accepted: gathered")
+
+
+def _runs_ragged(
+    attention: str, config: EngineConfig, caps: Capabilities, model: ModelShape
+) -> bool:
+    """Whether attention costs what the tokens of a step cost, not what their tables hold."""
+    dtype = model.dtype if config.dtype == "auto" else config.dtype
+    served = PALLAS in caps.labels and tiles(model.num_kv_heads, dtype)
+    return served and attention in ("auto", "ragged")
 
 
 def _least_block(config: EngineConfig, caps: Capabilities) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,6 +73,10 @@ class XlaDriver(Driver):
             even = cut is not None and tensor.shape[cut] % self.devices == 0
             _sdk.divide(placed, self._mesh, cut if even else None)
         return placed
+
+    def int8_product(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """One product of bytes with sums of 32 bits."""
+        return _sdk.int8_product()
 
     def flush(self) -> None:
         """One graph of everything pending."""

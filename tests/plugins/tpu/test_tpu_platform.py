@@ -53,8 +53,15 @@ def test_steps_are_short_only_where_each_token_gathers_its_context() -> None:
     assert changes(replace(config, max_model_len=256), HOST) == {}
 
 
-def test_the_unproven_kernel_comes_second_and_says_why_not_elsewhere() -> None:
-    assert CHIP.prefer["attention"] == ("gathered", "ragged")
+def test_several_chips_take_the_attention_that_divides() -> None:
+    divides = replace(MODEL, num_heads=8, num_kv_heads=4)
+    (change,) = PLATFORM.resolve(EngineConfig("m", tensor_parallel=4), CHIP, divides)[:1]
+    assert (change.key, change.value) == ("attention", "gathered")
+
+
+def test_the_kernel_comes_first_where_it_runs_and_says_why_not_elsewhere() -> None:
+    assert CHIP.prefer["attention"] == ("ragged", "gathered")
+    assert "no whole tiles" in RaggedAttention.supports(replace(SPEC, num_kv_heads=3), CHIP)[0]
     assert RaggedAttention.supports(SPEC, CHIP) == ()
     assert "runs none" in RaggedAttention.supports(SPEC, HOST)[0]
     assert RaggedAttention.supports(replace(SPEC, sinks=True), CHIP) == (
@@ -80,8 +87,9 @@ def test_one_bucket_serves_prompts_and_answers_together() -> None:
     assert str(policy.select(StepShape(3, 3, 3, 1, 900, 60))) == "mixed-t16-s8"
 
 
-def test_only_greedy_is_the_device_s_and_every_other_draw_the_host_s() -> None:
-    assert CHIP.sampler.params == () and CHIP.sampler.host_rows
+def test_what_is_ragged_is_drawn_on_the_host_and_the_rest_on_the_device() -> None:
+    assert CHIP.sampler.params == ("temperature", "top_k", "top_p", "min_p", "seed")
+    assert CHIP.sampler.host_rows and CHIP.sampler.max_logprobs == 0
 
 
 def test_several_chips_are_one_process_that_divides_layers_by_itself() -> None:

@@ -116,7 +116,7 @@ class SamplingConformance(Conformance):
         """Chi-square over many draws from one place; nothing that was cut is ever drawn."""
         how = SAMPLE_DRAWS[kind]
         _needs(caps, *(how.params() - {"seed"}))
-        count = started.new_driver().max_num_seqs
+        count = min(started.new_driver().max_num_seqs, started.plan.config.max_batched_tokens)
         deck = Deck(started, [[11, 42, 7, 99, 5]] * count)
         steps = max(1, subject.samples(100_000) // count)
         counts_V = np.zeros(deck.logits_RV.shape[1])

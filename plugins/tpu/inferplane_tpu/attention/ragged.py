@@ -1,7 +1,7 @@
-"""torch_xla's ragged paged attention, a Pallas kernel for TPUs; taken only where it is asked for.
+"""torch_xla's ragged paged attention, a Pallas kernel for TPUs.
 
-Nothing here ran on a chip, and against the twin in plain torch that torch_xla ships beside the
-kernel the first of several sequences differs, for a reason not found yet.
+Nothing here ran on a chip; the twin in plain torch that torch_xla ships beside the kernel gives, on
+the arguments made here, what the kit expects.
 T tokens, S sequences, N heads, H head size, P its padded size.
 """
 
@@ -28,11 +28,9 @@ from inferplane.shapes import pad
 from inferplane_tpu import _sdk
 from inferplane_tpu.attention.paged import refusals
 from inferplane_tpu.pages import LAYOUT, Pages
+from inferplane_tpu.tiling import PALLAS, tiles
 
-__all__ = ["PALLAS", "RaggedAttention"]
-
-PALLAS = "pallas"
-"""Label of devices whose client takes Pallas kernels."""
+__all__ = ["RaggedAttention"]
 
 
 class RaggedAttention(AttentionBackend):
@@ -55,6 +53,8 @@ class RaggedAttention(AttentionBackend):
             reasons.append("is a Pallas kernel, and this device runs none: no TPU of v4 or later")
         if spec.sinks:
             reasons.append("knows no attention sinks")
+        if not tiles(spec.num_kv_heads, spec.kv_dtype):
+            reasons.append(f"{spec.num_kv_heads} KV heads in {spec.kv_dtype} fill no whole tiles")
         return tuple(reasons)
 
     def build(self, batch: StepBatch, bucket: Bucket | None) -> AttentionMeta:
