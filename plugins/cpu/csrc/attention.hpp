@@ -62,13 +62,18 @@ struct Rows {
     int64_t q_pitch;      // floats between tokens
     int64_t group;        // query heads per KV head
     int64_t first;        // absolute position of row 0's token
-    int64_t start, count; // rows [start, start+count), count <= TILE
+    int64_t start, count; // rows [start, start+count)
+
+    const float* row(int64_t m, int64_t dim) const {
+        return q + (start + m) / group * q_pitch + (start + m) % group * dim;
+    }
+    int64_t position(int64_t m) const { return first + (start + m) / group; }
 };
 
-struct Partial {  // of TILE rows: sum of p*v, largest score, sum of p
-    float* out;   // [TILE][Hv]
-    float* peak;  // [TILE]
-    float* sum;   // [TILE]
+struct Partial {  // of each row: sum of p*v, largest score, sum of p
+    float* out;   // [rows][Hv]
+    float* peak;  // [rows]
+    float* sum;   // [rows]
 };
 
 // What one piece of attention reads: blocks [first, last) of a sequence, of one KV head.
@@ -91,7 +96,7 @@ struct Context {
 
 // scores[M][CHUNK] = q K^T. Meanwhile the keys of what comes next are fetched.
 template <int M, int NB>
-inline void score(const Context& now, const Context& next, int64_t panel, const uint32_t* q, float* scores) {
+IP_INLINE void score(const Context& now, const Context& next, int64_t panel, const uint32_t* q, float* scores) {
     const uint8_t* keys = now.keys(panel);
     const Ahead ahead{next.keys(panel), next.keys(panel + 1) - next.keys(panel), 64};
     vf acc[M * NB];
@@ -103,7 +108,7 @@ inline void score(const Context& now, const Context& next, int64_t panel, const 
 
 // NB panels of output from dimension d on: the sum of p*v over all blocks. Fetches the values that come next.
 template <int M, int NB>
-inline void weigh(const Context& now, const Context& next, int64_t d, const uint32_t* p, float* out) {
+IP_INLINE void weigh(const Context& now, const Context& next, int64_t d, const uint32_t* p, float* out) {
     const Cache& c = *now.cache;
     const int64_t stride = panel_bytes(c.kind, c.block_size), at = d / 16 * stride;
     const int64_t words = c.block_size / 4 * c.bytes();
@@ -116,6 +121,34 @@ inline void weigh(const Context& now, const Context& next, int64_t d, const uint
         for (int n = 0; n < NB; n++) vstore(out + m * c.dim_v + d + n * 16, acc[m * NB + n]);
 }
 
+// Scores of one row at `position` over `span` tokens, of which `before` came earlier, to what they weigh.
+IP_INLINE void soften(const AttentionSpec& spec, float* s, int64_t span, int64_t before, int64_t position,
+                   float* row_peak, float* row_sum) {
+    constexpr float NEVER = -std::numeric_limits<float>::infinity();
+    if (spec.softcap > 0)
+        for (int64_t t = 0; t < span; t++) s[t] = spec.softcap * std::tanh(s[t] / spec.softcap);
+    // what this row may see of the chunk
+    int64_t low = spec.window ? std::max<int64_t>(0, position - spec.window + 1 - before) : 0;
+    int64_t high = std::min<int64_t>(span, position + 1 - before);
+    for (int64_t t = 0; t < std::min(low, span); t++) s[t] = NEVER;
+    for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = NEVER;
+    vf top = vset(NEVER);
+    for (int64_t t = 0; t < span; t += 16) top = vmax(top, vload(s + t));
+    const float peak = vpeak(top);
+    vf sum = vzero();
+    const vf shift = vset(peak == NEVER ? 0.0f : peak);
+    for (int64_t t = 0; t < span; t += 16) {
+        vf e = vexp(vsub(vload(s + t), shift));
+        vstore(s + t, e);
+    }
+    // e^-87 is not zero: what may not be seen weighs exactly nothing
+    for (int64_t t = 0; t < std::min(low, span); t++) s[t] = 0.0f;
+    for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = 0.0f;
+    for (int64_t t = 0; t < span; t += 16) sum = vadd(sum, vload(s + t));
+    *row_peak = peak;
+    *row_sum = vsum(sum);
+}
+
 // `next` is what this thread reads afterwards.
 template <int M>
 inline void attend_rows(const AttentionSpec& spec, const Rows& rows, const Context& now, const Context& next,
@@ -125,46 +158,21 @@ inline void attend_rows(const AttentionSpec& spec, const Rows& rows, const Conte
     uint32_t* q = (uint32_t*)scratch;                      // a turn of M rows
     float* scores = (float*)(scratch + TILE * c.dim * 4);  // [M][CHUNK]
     uint32_t* p = (uint32_t*)(scores + TILE * CHUNK);      // a turn of M rows
-    int64_t position[M];
     for (int m = 0; m < M; m++) {
-        const int64_t r = rows.start + m, token = r / rows.group;
-        const float* source = rows.q + token * rows.q_pitch + r % rows.group * c.dim;
+        const float* source = rows.row(m, c.dim);
         float* scaled = scores + m * CHUNK;
         for (int64_t d = 0; d < c.dim; d += 16) vstore(scaled + d, vmul(vload(source + d), vset(spec.scale)));
         if (c.kind == BF16) convert_row(BF16, scaled, c.dim, (uint8_t*)scaled);
-        position[m] = rows.first + token;
     }
     interleave((const uint8_t*)scores, CHUNK * 4, c.dim / 2 * words, M, q);
     const int64_t span = now.panels() * 16, before = now.first * c.block_size;
     int64_t panel = 0;
     for (; panel + 2 <= now.panels(); panel += 2) score<M, 2>(now, next, panel, q, scores);
     if (panel < now.panels()) score<M, 1>(now, next, panel, q, scores);
-    constexpr float NEVER = -std::numeric_limits<float>::infinity();
     for (int m = 0; m < M; m++) {
         float* s = scores + m * CHUNK;
-        if (spec.softcap > 0)
-            for (int64_t t = 0; t < span; t++) s[t] = spec.softcap * std::tanh(s[t] / spec.softcap);
-        // what this row may see of the chunk
-        int64_t low = spec.window ? std::max<int64_t>(0, position[m] - spec.window + 1 - before) : 0;
-        int64_t high = std::min<int64_t>(span, position[m] + 1 - before);
-        for (int64_t t = 0; t < std::min(low, span); t++) s[t] = NEVER;
-        for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = NEVER;
-        vf top = vset(NEVER);
-        for (int64_t t = 0; t < span; t += 16) top = vmax(top, vload(s + t));
-        const float peak = vpeak(top);
-        vf sum = vzero();
-        const vf shift = vset(peak == NEVER ? 0.0f : peak);
-        for (int64_t t = 0; t < span; t += 16) {
-            vf e = vexp(vsub(vload(s + t), shift));
-            vstore(s + t, e);
-        }
-        // e^-87 is not zero: what may not be seen weighs exactly nothing
-        for (int64_t t = 0; t < std::min(low, span); t++) s[t] = 0.0f;
-        for (int64_t t = std::max<int64_t>(high, 0); t < span; t++) s[t] = 0.0f;
-        for (int64_t t = 0; t < span; t += 16) sum = vadd(sum, vload(s + t));
+        soften(spec, s, span, before, rows.position(m), result.peak + m, result.sum + m);
         if (c.kind == BF16) convert_row(BF16, s, span, (uint8_t*)s);
-        result.peak[m] = peak;
-        result.sum[m] = vsum(sum);
     }
     interleave((const uint8_t*)scores, CHUNK * 4, span / 2 * words, M, p);
     int64_t d = 0;

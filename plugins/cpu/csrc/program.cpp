@@ -1,5 +1,5 @@
 // The interpreter: each thread walks the whole list over its own share of every instruction.
-#include "walk.hpp"
+#include "attend.hpp"
 
 namespace ip {
 namespace {

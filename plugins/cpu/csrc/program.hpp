@@ -5,7 +5,7 @@
 #include "pack.hpp"
 #include "pool.hpp"
 #include "rows.hpp"
-#include "tile_matmul.hpp"
+#include "tile_attention.hpp"
 
 namespace ip {
 
@@ -79,7 +79,8 @@ struct Program {
 inline int64_t scratch_bytes(int64_t widest, int64_t rows, int64_t dim, int64_t dim_v) {
     const int64_t linear = (widest * 4 + 63) / 64 * 64 + 2 * TURN * input_bytes(F32, widest);
     const int64_t attention = attention_scratch(dim) + TILE * (dim_v + 2) * 4;
-    return std::max({linear, attention, tile_scratch_bytes(rows)}) + 4096;
+    const int64_t wide = wide_scratch(dim) + WIDE * (dim_v + 2) * 4;
+    return std::max({linear, attention, tile_scratch_bytes(rows), wide}) + 4096;
 }
 
 // Bytes of converted inputs of a linear, however they are laid.

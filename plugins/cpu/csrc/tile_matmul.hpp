@@ -24,7 +24,7 @@ struct TiledRows {
 
     TiledRows(Kind weight, int64_t k, int64_t rows)
         : kind(weight == INT8 ? INT8 : BF16),
-          steps(weight == INT8 ? (k + 63) / 64 : k / 32),
+          steps(weight == INT8 ? (k + 63) / 64 : (k + 31) / 32),
           tiles((rows + TILE_ROWS - 1) / TILE_ROWS) {}
 
     int64_t tile_bytes() const { return steps * 1024; }

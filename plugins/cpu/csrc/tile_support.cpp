@@ -111,6 +111,37 @@ std::string check_linear(Pool& pool, Kind kind, int64_t n, int64_t k, int64_t ro
     return text;
 }
 
+// A chunk of a prompt after `past` tokens, over permuted blocks of 16.
+std::string check_attention(Pool& pool, int64_t past, int64_t length, int64_t window) {
+    constexpr int64_t HEADS = 6, KV_HEADS = 2, DIM = 64, BLOCK = 16, WIDTH = (HEADS + 2 * KV_HEADS) * DIM;
+    const int64_t context = past + length, blocks = (context + BLOCK - 1) / BLOCK;
+    const int64_t bytes = blocks * KV_HEADS * BLOCK * DIM * 2;
+    Aligned keys(bytes), values(bytes);
+    const Cache cache{BF16, keys.data(), values.data(), BLOCK, KV_HEADS, DIM, DIM};
+    Numbers make;
+    std::vector<int32_t> table(blocks);
+    for (int64_t b = 0; b < blocks; b++) table[b] = int32_t(blocks - 1 - b);
+    for (int64_t t = 0; t < context; t++)
+        for (int64_t h = 0; h < KV_HEADS; h++) {
+            const std::vector<float> k = make.many(DIM), v = make.many(DIM);
+            write_token(cache, table[t / BLOCK] * BLOCK + t % BLOCK, h, k.data(), v.data());
+        }
+    std::vector<float> x = make.many(length * WIDTH);
+    const int32_t start[2] = {0, int32_t(length)}, end = int32_t(context);
+    const Group group{table.data(), blocks, nullptr};
+    Step step{};
+    step.seqs = 1, step.query_start = start, step.seq_lens = &end;
+    Instruction i{};
+    i.op = ATTEND, i.n = HEADS * DIM, i.heads = HEADS, i.kv_heads = KV_HEADS, i.dim = i.dim_v = DIM;
+    i.scale = 0.5, i.window = window;
+    const auto tiles = result(pool, i, x, length, &cache, &group, step, true);
+    const double off = difference(tiles, result(pool, i, x, length, &cache, &group, step, false));
+    if (off <= 5e-3) return "";
+    char text[160];
+    std::snprintf(text, sizeof text, "attention of %ld tokens after %ld is off by %.3g", long(length), long(past), off);
+    return text;
+}
+
 }  // namespace
 
 const char* tiles_refused() {
@@ -136,6 +167,9 @@ std::string check_tiles() {
         for (int64_t rows : {9, 16, 33, 70})
             for (int64_t k : {32, 96, 1344})
                 if (std::string wrong = check_linear(pool, kind, 40, k, rows); !wrong.empty()) return wrong;
+    for (int64_t length : {9, 40})
+        for (int64_t window : {0, 33})
+            if (std::string wrong = check_attention(pool, 500, length, window); !wrong.empty()) return wrong;
     return "";
 }
 

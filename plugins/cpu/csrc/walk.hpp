@@ -25,7 +25,4 @@ inline float* at(const Walk& w, int64_t buffer, int64_t row, int64_t column) {
     return b.data + row * b.pitch + column;
 }
 
-// The attention instruction; every thread calls it, and it may meet the others at a barrier.
-void attend(const Walk& w, const Instruction& i, int thread);
-
 }  // namespace ip

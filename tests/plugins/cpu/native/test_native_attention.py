@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -128,12 +128,36 @@ def test_attention_in_float32_equals_the_definition(machine: Machine, name: str)
 
 @pytest.mark.parametrize("name", CASES)
 def test_attention_over_a_bf16_cache_stays_within_its_rounding(machine: Machine, name: str) -> None:
-    case = CASES[name]
-    case = Case(
-        **{**{f: getattr(case, f) for f in case.__dataclass_fields__}, "dtype": torch.bfloat16}
-    )
-    native, expected = run(machine, case)
+    native, expected = run(machine, replace(CASES[name], dtype=torch.bfloat16))
     torch.testing.assert_close(native, expected, atol=2e-2, rtol=2e-2)
+
+
+TILED = {
+    "whole tiles of prompt": Case(((32, 32), (96, 160)), dim=64),
+    "heads of 80, which are no whole tiles": Case(((40, 70),), dim=80),
+    "heads of 160": Case(((33, 70),), heads=2, kv_heads=1, dim=160),
+}
+
+
+@pytest.mark.parametrize("name", CASES | TILED)
+def test_attention_by_tiles_stays_within_the_same_rounding(tiled: Machine, name: str) -> None:
+    case = replace((CASES | TILED)[name], dtype=torch.bfloat16)
+    native, expected = run(tiled, case)
+    torch.testing.assert_close(native, expected, atol=2e-2, rtol=2e-2)
+
+
+def test_prompts_by_tiles_are_close_to_prompts_by_vectors(tiled: Machine, untiled: Machine) -> None:
+    case = Case(((70, 600), (33, 33), (1, 40)), dtype=torch.bfloat16)
+    by_tiles, by_vectors = run(tiled, case)[0], run(untiled, case)[0]
+    assert torch.equal(by_tiles[-1], by_vectors[-1])  # decoding waits for memory
+    assert not torch.equal(by_tiles, by_vectors)
+    assert (by_tiles - by_vectors).norm() / by_vectors.norm() < 3e-3
+
+
+def test_a_row_by_tiles_does_not_depend_on_its_neighbours(tiled: Machine) -> None:
+    alone, _ = run(tiled, Case(((40, 700),), dtype=torch.bfloat16))
+    company, _ = run(tiled, Case(((40, 700), (1, 33), (70, 1400)), dtype=torch.bfloat16))
+    assert torch.equal(alone, company[:40])
 
 
 def test_a_row_does_not_depend_on_its_neighbours(machine: Machine) -> None:

@@ -1,5 +1,7 @@
 // The attention instruction: which rows and which part of their context each thread takes, and how
 // partial results come together.
+// Part of the unit of program.cpp.
+#pragma once
 #include "walk.hpp"
 
 namespace ip {
@@ -7,7 +9,7 @@ namespace {
 
 // Running result of one tile while its chunks are merged in order.
 struct Running {
-    float out[TILE * 512], peak[TILE], sum[TILE];
+    float out[WIDE * 512], peak[WIDE], sum[WIDE];
 
     void merge(const Partial& part, int64_t count, int64_t dim, bool first) {
         if (first) {
@@ -35,14 +37,24 @@ struct Running {
 struct Tile {
     int64_t seq, head, begin, end;  // tokens of context it reads
     Rows rows;
+    int64_t most;  // rows that tiles of this sequence hold
     int64_t chunks() const { return (end + CHUNK - 1) / CHUNK - begin / CHUNK; }
 };
 
-Partial partial_at(float* base, int64_t dim) {
-    return {base, base + TILE * dim, base + TILE * dim + TILE};
+Partial partial_at(float* base, int64_t dim, int64_t rows) {
+    return {base, base + rows * dim, base + rows * dim + rows};
 }
 
 int64_t partial_floats(int64_t dim) { return TILE * (dim + 2); }
+
+// Whether a sequence's rows of this step go through matrix tiles.
+bool is_wide(const Walk& w, const Instruction& i, int64_t length) {
+#ifdef IP_TILES
+    return w.program.tiles && length >= TILED_FROM && has_tiles(w.program.caches[i.layer]);
+#else
+    return (void)w, (void)i, (void)length, false;
+#endif
+}
 
 // Calls `visit(tile, split, number of its first partial)` for every tile of the step, in one order.
 template <class Visit>
@@ -52,15 +64,17 @@ void each_tile(const Walk& w, const Instruction& i, Visit visit) {
     for (int64_t s = 0; s < w.step.seqs; s++) {
         const int64_t first = w.step.query_start[s], length = w.step.query_start[s + 1] - first;
         const int64_t position = w.step.seq_lens[s] - length, count = length * group;
+        const int64_t most = is_wide(w, i, length) ? WIDE : TILE;
         for (int64_t h = 0; h < i.kv_heads; h++)
-            for (int64_t r = 0; r < count; r += TILE) {
-                const int64_t rows = std::min<int64_t>(TILE, count - r);
+            for (int64_t r = 0; r < count; r += most) {
+                const int64_t rows = std::min<int64_t>(most, count - r);
                 const int64_t low = position + r / group, high = position + (r + rows - 1) / group;
                 int64_t begin = i.window ? std::max<int64_t>(0, low - i.window + 1) : 0;
                 begin -= begin % w.program.caches[i.layer].block_size;
                 Tile tile{s, h, begin, high + 1,
                           {at(w, i.src, first, i.src_at) + h * group * i.dim,
-                           w.program.buffers[i.src].pitch, group, position, r, rows}};
+                           w.program.buffers[i.src].pitch, group, position, r, rows},
+                          most};
                 const int64_t chunks = tile.chunks();
                 const bool split = length <= TILE && chunks > 1 && partials + chunks <= limit;
                 visit(tile, split, partials);
@@ -81,6 +95,9 @@ Context context_of(const Walk& w, const Instruction& i, const Tile& t, int64_t c
 void chunk_of(const Walk& w, const Instruction& i, const Tile& t, const Context& now, const Context& next,
               Partial out, int thread) {
     const AttentionSpec spec{i.heads, float(i.scale), float(i.softcap), i.window};
+#ifdef IP_TILES
+    if (t.most == WIDE) return attend_wide(spec, t.rows, now, w.program.scratch[thread], out);
+#endif
     attend_tile(spec, t.rows, now, next, w.program.scratch[thread], out);
 }
 
@@ -124,16 +141,16 @@ void attend_held(const Walk& w, const Instruction& i, const Held& held, const Co
 void attend_pieces(const Walk& w, const Instruction& i, int thread) {
     int64_t item = 0;
     const int threads = w.pool.threads();
-    float* own = (float*)(w.program.scratch[thread] + attention_scratch(i.dim));
+    uint8_t* own = w.program.scratch[thread];
     Held held;
     auto hold = [&](const Tile& t, int64_t chunk, float* part) {
         if (item++ % threads != thread) return;
         const Context next = context_of(w, i, t, std::max<int64_t>(chunk, 0));
         attend_held(w, i, held, &next, thread);
-        held = {t, chunk, partial_at(part, i.dim_v), true};
+        held = {t, chunk, partial_at(part, i.dim_v, t.most), true};
     };
     each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
-        if (!split) return hold(t, -1, own);
+        if (!split) return hold(t, -1, (float*)(own + (t.most == WIDE ? wide_scratch(i.dim) : attention_scratch(i.dim))));
         for (int64_t c = 0; c < t.chunks(); c++)
             hold(t, c, w.program.partials + (first + c) * partial_floats(i.dim_v));
     });
@@ -152,14 +169,13 @@ void merge(const Walk& w, const Instruction& i, int thread) {
         if (!split || item++ % w.pool.threads() != thread) return;
         Running total;
         for (int64_t c = 0; c < t.chunks(); c++)
-            total.merge(partial_at(w.program.partials + (first + c) * partial_floats(i.dim_v), i.dim_v),
+            total.merge(partial_at(w.program.partials + (first + c) * partial_floats(i.dim_v), i.dim_v, TILE),
                         t.rows.count, i.dim_v, c == 0);
         store(w, i, t, total);
     });
 }
 
-}  // namespace
-
+// Every thread calls it, and it may meet the others at a barrier.
 void attend(const Walk& w, const Instruction& i, int thread) {
     attend_pieces(w, i, thread);
     if (any_split(w, i)) {  // every thread answers alike
@@ -168,4 +184,5 @@ void attend(const Walk& w, const Instruction& i, int thread) {
     }
 }
 
+}  // namespace
 }  // namespace ip
