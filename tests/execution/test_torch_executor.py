@@ -161,6 +161,19 @@ def test_a_compiler_that_takes_any_shape_gets_steps_unpadded(start, plain, greed
     assert stats.padded_tokens == stats.real_tokens
 
 
+class Lacking(SomeShape):
+    """Says what it had to do without."""
+
+    def stats(self):
+        return replace(super().stats(), fallbacks={"fast path": 1})
+
+
+def test_what_a_compiler_did_without_is_counted_with_the_fallbacks(start, plain) -> None:
+    grid = TokenGrid(96, 8, tokens=(96,), seqs=(8,))
+    fallbacks = start("llama", plain(grid, Lacking())).executor.stats().fallbacks
+    assert fallbacks["fast path"] == 1 and fallbacks["rms_norm/1"] > 0
+
+
 def test_the_next_step_may_start_before_the_last_tokens_are_known(start, greedy) -> None:
     driver = start("llama").driver
     lives = [driver.begin(prompt) for prompt in PROMPTS]

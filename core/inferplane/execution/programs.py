@@ -173,6 +173,7 @@ class Programs:
             compiles_after_start=late,
             compile_seconds=made.compile_seconds,
             host_syncs=made.host_syncs,
+            fallbacks=made.fallbacks,
         )
 
 

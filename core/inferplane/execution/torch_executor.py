@@ -157,15 +157,17 @@ class TorchExecutor(Executor):
         return (*self._attention.choices, *self._loaded.binder.choices)
 
     def stats(self) -> ExecutorStats:
-        """Counters of compilation and padding; fallbacks count places of the model."""
+        """Counters of compilation and padding; fallbacks count places of the model, and what the
+        compiler had to do without."""
         if self._steps is None or self._loaded is None or self._attention is None:
             return ExecutorStats()
-        fallbacks = dict(self._loaded.binder.fallbacks)
+        compiled = self._steps.programs.stats()
+        fallbacks = {**compiled.fallbacks, **self._loaded.binder.fallbacks}
         slow = sum(len(part.layers) for part in self._attention.parts if part.is_reference)
         if slow:
             fallbacks["attention"] = slow
         return replace(
-            self._steps.programs.stats(),
+            compiled,
             real_tokens=self._steps.real_tokens,
             padded_tokens=self._steps.padded_tokens,
             fallbacks=fallbacks,
