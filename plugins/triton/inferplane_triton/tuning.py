@@ -15,6 +15,7 @@ __all__ = [
     "PrefillTuning",
     "StreamTuning",
     "Target",
+    "TileTuning",
     "code_tuning",
     "decode_tuning",
     "draw_tuning",
@@ -23,6 +24,7 @@ __all__ = [
     "prefill_tuning",
     "stream_tuning",
     "target",
+    "tile_tuning",
 ]
 
 
@@ -93,6 +95,16 @@ class DrawTuning:
     """Most elements that are sorted; a row that needs more is searched."""
     searched: int
     """Logits that a search takes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileTuning:
+    """How many rows times quantised weights are launched."""
+
+    rows: int
+    """Rows of input of one program."""
+    warps: int
+    stages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +219,12 @@ def draw_tuning() -> DrawTuning:
     if backend == "interpreter":
         return DrawTuning(2048, 32, 4096)
     return DrawTuning(8192, 1024, 256 if backend == "hip" else 512)
+
+
+def tile_tuning(found: Target, rows: int) -> TileTuning:
+    """For `rows` of input. Deeper pipelines or fewer warps spill registers on AMD's parts, where
+    widened weights of a tile lie in registers next to its sums."""
+    few = rows <= 16
+    if found.backend == "hip":
+        return TileTuning(16, 4, 1) if few else TileTuning(64, 8, 1)
+    return TileTuning(16 if few else 64, 4, 3)

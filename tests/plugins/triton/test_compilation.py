@@ -172,13 +172,32 @@ CASES = {
         {**TILED, "GROUP": 128, "BYTES": False},
         {**CODES, "codes_ptr": "*i32"},
         matrix=True,
-        only=("sm_90", "sm_100", "gfx950"),  # the other AMD parts spill up to 22 registers
+        options={"num_warps": 4, "num_stages": 3},
+        small_options={"num_warps": 8, "num_stages": 1},
+    ),
+    "int4 tiles of few rows": Case(
+        "quantized:tile_codes",
+        {**TILED, "GROUP": 32, "BM": 16, "BYTES": False},
+        {**CODES, "codes_ptr": "*i32"},
+        matrix=True,
+        options={"num_warps": 4, "num_stages": 3},
+        small_options={"num_warps": 4, "num_stages": 1},
+    ),
+    "int8 tiles of many rows": Case(
+        "quantized:tile_codes",
+        {**TILED, "GROUP": 4096, "BYTES": True},
+        {**CODES, "codes_ptr": "*i8"},
+        matrix=True,
+        options={"num_warps": 4, "num_stages": 3},
+        small_options={"num_warps": 8, "num_stages": 1},
     ),
     "int8 tiles of few rows, groups of 32": Case(
         "quantized:tile_codes",
         {**TILED, "GROUP": 32, "BM": 16, "BYTES": True},
         {**CODES, "codes_ptr": "*i8"},
         matrix=True,
+        options={"num_warps": 4, "num_stages": 3},
+        small_options={"num_warps": 4, "num_stages": 1},
     ),
     "int4 widened": Case(
         "quantized:widen_codes",
@@ -248,6 +267,8 @@ def compiled(case: Case, arch: Arch) -> Any:
     constants = {**case.constants, **(case.small_constants if arch.small else {})}
     if "TILE" in constants and str(arch.target[1]).startswith("gfx11"):
         constants["TILE"] = 16
+    if "EARLY" in function.arg_names:
+        constants["EARLY"] = not arch.small
     types = {**INTS, **WIDE, **SCALARS, **case.types}
     signature, hints = {}, {}
     for place, argument in enumerate(function.arg_names):

@@ -28,7 +28,7 @@ from inferplane_triton.device.quantized import (
     tile_codes,
     widen_codes,
 )
-from inferplane_triton.tuning import code_tuning, target
+from inferplane_triton.tuning import code_tuning, target, tile_tuning
 
 __all__ = ["STREAMED_ROWS", "WeightOnly"]
 
@@ -48,7 +48,8 @@ class WeightOnly(QuantKernel):
         self._group = scheme.group if scheme.group > 0 else site.in_features
         self._power = _power_of_two_in(site.in_features // 8)
         self._rounds = scheme.activation == "fp8_e4m3" and scheme.activation_scale != "tensor"
-        self._interpreted = target().backend == "interpreter"
+        self._target = target()
+        self._interpreted = self._target.backend == "interpreter"
         self._upcast = self._interpreted and site.dtype == "bfloat16"
 
     @classmethod
@@ -134,15 +135,14 @@ class WeightOnly(QuantKernel):
         self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out: Tensor
     ) -> None:
         scales = packed["scales"]
-        high = 16 if len(x) <= 16 else 64
-        wide = 64
-        grid = triton.cdiv(out.shape[1], wide), triton.cdiv(len(x), high)
+        tuning, wide = tile_tuning(self._target, len(x)), 64
+        grid = triton.cdiv(out.shape[1], wide), triton.cdiv(len(x), tuning.rows)
         tile_codes[grid](
             x, packed["codes"], scales, packed.get("offsets", scales),
             scales if bias is None else bias, out, x.stride(0), len(x), out.shape[1],
-            INPUTS=x.shape[1], GROUP=self._group, WIDE=min(self._power, 8), BM=high, BN=wide,
+            INPUTS=x.shape[1], GROUP=self._group, WIDE=min(self._power, 8), BM=tuning.rows, BN=wide,
             BYTES=self._bytes, OFFSET="offsets" in packed, BIAS=bias is not None,
-            UPCAST=self._upcast, num_warps=4, num_stages=3,
+            UPCAST=self._upcast, num_warps=tuning.warps, num_stages=tuning.stages,
         )  # fmt: skip
 
     def _widened(self, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
