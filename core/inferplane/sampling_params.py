@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Grammar", "SamplingParams"]
+__all__ = ["Grammar", "SamplingParams", "Thinking"]
 
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -19,6 +19,18 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens with which an output may begin to think; empty = it cannot."""
     think_end: tuple[int, ...] = ()
     thinking: bool = False
+    """The prompt ends inside the thinking."""
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A limit on how much is thought before the answer: beyond it `end` is forced."""
+
+    budget: int
+    """Tokens, those of the markers not counted."""
+    end: tuple[int, ...]
+    start: tuple[int, ...] = ()
+    """Tokens with which an output may begin to think; empty = it cannot."""
+    begun: bool = False
     """The prompt ends inside the thinking."""
 
 
@@ -61,6 +73,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     spaces_between_special_tokens: bool = True
     grammar: Grammar | None = None
     """The output matches it, whatever else is asked."""
+    thinking: Thinking | None = None
+    """None = it may think as long as it likes."""
 
     @property
     def greedy(self) -> bool:

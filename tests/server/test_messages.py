@@ -172,6 +172,15 @@ def test_thinking_and_effort_are_those_of_a_chat(body, effort, shown, name):
     assert form.names.param("reasoning_effort") == name
 
 
+def test_the_budget_of_thoughts_is_that_of_a_chat_under_its_own_name():
+    form, noticed = form_of(max_tokens=2000, thinking={"type": "enabled", "budget_tokens": 1500})
+    assert form.fields["thinking_token_budget"] == 1500
+    assert form.names.param("thinking_token_budget") == "thinking.budget_tokens"
+    assert noticed == []
+    form, _ = form_of(thinking={"type": "adaptive"})
+    assert "thinking_token_budget" not in form.fields
+
+
 def test_a_schema_of_the_answer_is_the_response_format_and_keeps_its_own_path():
     asked = {"type": "json_schema", "schema": SCHEMA}
     older, noticed = form_of(output_format=asked)

@@ -10,7 +10,7 @@ import math
 from inferplane.errors import RequestError
 from inferplane.interfaces import SamplerCaps, SamplingParam
 from inferplane.request import Request
-from inferplane.sampling_params import SamplingParams
+from inferplane.sampling_params import SamplingParams, Thinking
 
 __all__ = ["Admission", "beyond_device", "refused_params"]
 
@@ -47,7 +47,17 @@ class Admission:
             if not word:
                 raise RequestError("out_of_range", "a bad word has no tokens", "bad_words")
             self._check_ids(word, "bad_words")
+        if params.thinking is not None:
+            self._check_thinking(params.thinking)
         self._check_device(params)
+
+    def _check_thinking(self, limit: Thinking) -> None:
+        name = "thinking_token_budget"
+        if limit.budget < 0 or not limit.end:
+            raise RequestError(
+                "out_of_range", f"{name} {limit.budget}: needs 0 or more, and an end marker", name
+            )
+        self._check_ids((*limit.start, *limit.end), name)
 
     def _check_ids(self, ids: tuple[int, ...], field: str) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
@@ -85,6 +95,7 @@ def beyond_device(params: SamplingParams, caps: SamplerCaps) -> list[SamplingPar
     warm = not params.greedy
     top_k_ok = caps.max_top_k is None or 0 < params.top_k <= caps.max_top_k
     bias = bool(params.logit_bias or params.min_tokens or params.bad_words_ids)
+    masks = (params.allowed_token_ids, params.grammar, params.thinking)
     asked: tuple[tuple[SamplingParam, bool], ...] = (
         ("temperature", warm),
         ("seed", warm),
@@ -92,7 +103,7 @@ def beyond_device(params: SamplingParams, caps: SamplerCaps) -> list[SamplingPar
         ("min_p", warm and params.min_p > 0.0),
         ("penalties", params.penalised),
         ("bias", bias),
-        ("bitmask", params.allowed_token_ids is not None or params.grammar is not None),
+        ("bitmask", any(mask is not None for mask in masks)),
     )
     beyond = [name for name, used in asked if used and name not in caps.params]
     if warm and ((params.top_k and "top_k" not in caps.params) or not top_k_ok):

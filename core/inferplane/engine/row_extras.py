@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inferplane.engine.thinking import ThinkingState
 from inferplane.interfaces import Array
 from inferplane.scheduling.sequence import Sequence
 
@@ -62,9 +63,14 @@ class RowExtras:
     mask: Array | None
     """u32[ceil(V/32)]"""
     grammar: GrammarState | None = None
+    thinking: ThinkingState | None = None
+    end_masks: tuple[Array, ...] = ()
+    """u32[ceil(V/32)] that leave one token of the marker that ends thinking."""
 
     def mask_after(self, token_ids: list[int]) -> Array | None:
         """u32[ceil(V/32)] of what may be drawn after these tokens; None = anything."""
+        if self.thinking is not None and (due := self.thinking.due(token_ids)) >= 0:
+            return self.end_masks[due]
         if self.grammar is None:
             return self.mask
         row = self.grammar.mask(token_ids)
@@ -75,6 +81,8 @@ class RowExtras:
 
     def bias(self, token_ids: list[int], position: int) -> tuple[Array, Array]:
         """i32 ids and f32 values to add where the token of index `position` is drawn."""
+        if self.thinking is not None and self.thinking.due(token_ids) >= 0:
+            return _NO_IDS, _NO_VALUES  # the one token left must stay possible
         forbidden = [word[-1] for word in self.bad_words if _ends_with(token_ids, word[:-1])]
         early = self.early_ids if position < self.early_until else _NO_IDS
         if not forbidden and not len(early):
@@ -94,10 +102,12 @@ def row_extras(sequence: Sequence, host: bool, vocab_size: int) -> RowExtras | N
     given = params.logit_bias or {}
     stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(request.eos_ids))
     early = sorted(stops) if params.min_tokens else []
+    masks = (params.allowed_token_ids, params.grammar, params.thinking)
     if not (host or params.penalised or words or single or given or early) and (
-        params.allowed_token_ids is None and params.grammar is None
+        all(mask is None for mask in masks)
     ):
         return None
+    limit = params.thinking
     return RowExtras(
         host=host,
         penalties=(
@@ -111,13 +121,15 @@ def row_extras(sequence: Sequence, host: bool, vocab_size: int) -> RowExtras | N
         early_ids=np.array(early, np.int32),
         early_until=len(request.prompt_ids) + params.min_tokens,
         bad_words=words,
-        mask=_mask(params.allowed_token_ids, vocab_size),
+        mask=None
+        if params.allowed_token_ids is None
+        else _mask(params.allowed_token_ids, vocab_size),
+        thinking=None if limit is None else ThinkingState(limit, len(request.prompt_ids)),
+        end_masks=tuple(_mask((id,), vocab_size) for id in limit.end) if limit is not None else (),
     )
 
 
-def _mask(allowed: tuple[int, ...] | None, vocab_size: int) -> Array | None:
-    if allowed is None:
-        return None
+def _mask(allowed: tuple[int, ...], vocab_size: int) -> Array:
     bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
     bits[list(allowed)] = 1
     return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)

@@ -27,6 +27,7 @@ def needs_last_token(params: SamplingParams, caps: SamplerCaps) -> bool:
     return (
         params.penalised
         or params.grammar is not None
+        or params.thinking is not None
         or any(len(word) > 1 for word in params.bad_words_ids)
         or bool(beyond_device(params, caps))
     )

@@ -19,6 +19,7 @@ from inferplane.server.sampling import check_model_bounds, sampling_params
 from inferplane.server.schema.report import Report
 from inferplane.server.schema.tools import ToolUse, tool_use
 from inferplane.server.served_model import ServedModel
+from inferplane.server.thinking import thinking_limit
 from inferplane.server.tools.formats import Format, format_named
 from inferplane.server.tools.stream import OutputParser, begins_thinking
 
@@ -73,10 +74,11 @@ async def prepare_chat(
     grammar = await grammar_of(
         context, serving, found, use, row, report, tenant=asked.caller.name, thinking=thinking
     )
+    limit = thinking_limit(serving.model, found, thinking, report)
     report.raise_problems()
     order = Order(
         [prompt],
-        replace(params, grammar=grammar),
+        replace(params, grammar=grammar, thinking=limit),
         asked.request_id,
         asked.caller,
         asked.began,

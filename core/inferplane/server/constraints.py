@@ -13,6 +13,7 @@ from inferplane.server.schema.report import Report
 from inferplane.server.schema.structured import constraint_of
 from inferplane.server.schema.tools import ToolUse
 from inferplane.server.served_model import ServedModel
+from inferplane.server.thinking import think_ids
 from inferplane.server.tools.forced import calls_grammar, free_calls_grammar
 from inferplane.server.tools.formats import Format
 from inferplane.server.tools.values import Tool
@@ -43,7 +44,9 @@ async def grammar_of(
         return None
     compiler = context.grammar_compiler(serving)
     text = await asyncio.to_thread(compiler.compile, source, tenant)
-    start, end = _think_ids(serving.model)
+    start, end = think_ids(serving.model)
+    if len(start) > 1:  # its first token could begin anything
+        start = ()
     return Grammar(text=text, think_start=start, think_end=end, thinking=thinking and bool(end))
 
 
@@ -90,14 +93,3 @@ def _check_parameters(use: ToolUse) -> None:
     for index, tool in enumerate(use.tools.values()):
         param = f"tools.{index}.function.parameters"
         check_source(GrammarSource("json", dict(tool.parameters), param))
-
-
-def _think_ids(model: ServedModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens that begin and end thinking. A beginning of several tokens is not offered: its first
-    token could begin anything."""
-    start, end = model.pick.format.think
-    if not start:
-        return (), ()
-    start_ids = tuple(model.tokenizer.encode(start.rstrip()))
-    end_ids = tuple(model.tokenizer.encode(end))
-    return start_ids if len(start_ids) == 1 else (), end_ids

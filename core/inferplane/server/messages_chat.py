@@ -176,8 +176,13 @@ def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _thinking(found: Mapping[str, Any], fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Sets whether and how hard the model thinks; absent fields leave it to the template."""
-    kind = (found.get("thinking") or {}).get("type")
+    """Sets whether, how hard and how long the model thinks; absent fields leave it to the template
+    and the model."""
+    given = found.get("thinking") or {}
+    kind = given.get("type")
+    if "budget_tokens" in given:
+        fields["thinking_token_budget"] = given["budget_tokens"]
+    yield "thinking_token_budget", "thinking.budget_tokens"
     effort = (found.get("output_config") or {}).get("effort")
     if kind == "disabled":
         fields["reasoning_effort"], fields["include_reasoning"] = "none", False

@@ -5,7 +5,12 @@ from __future__ import annotations
 from inferplane.server.limits import Limits
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Flag, Json, ListOf, MapOf, OneOf, Text, Whole
-from inferplane.server.schema.sampling import other_server_fields, sampling_fields, stream_fields
+from inferplane.server.schema.sampling import (
+    other_server_fields,
+    sampling_fields,
+    stream_fields,
+    thinking_budget_field,
+)
 from inferplane.server.schema.structured import response_format_field
 from inferplane.server.schema.tools import tool_fields
 
@@ -124,6 +129,7 @@ def chat_structure(limits: Limits) -> Structure:
             Field("echo", Flag(), "Begin with the message that is continued.", default=False),
             Field("include_reasoning", Flag(), "Show what the model thought.", default=True),
             Field("reasoning_effort", Text(1, 64), "none turns thinking off where it can be."),
+            thinking_budget_field(),
             Field("safety_identifier", Text(0, 1024), "A label; nothing depends on it."),
             Field("prompt_cache_key", Text(0, 1024), "A label; caching is automatic."),
             *_remote_fields(),
@@ -165,16 +171,8 @@ def _remote_fields() -> list[Field]:
 
 
 def _later_fields() -> list[Field]:
-    refused = State.REFUSED
     return [
         response_format_field(),
-        Field(
-            "thinking_token_budget",
-            Whole(-1, 1 << 31),
-            "thinking cannot be cut short yet",
-            refused,
-            unless=(-1,),
-        ),
         Field(
             "stream_tool_arguments",
             Flag(),

@@ -159,8 +159,7 @@ def _thinking() -> Tagged:
     budget = Field(
         "budget_tokens",
         Whole(1024, _COUNT),
-        "thinking cannot be cut short yet",
-        State.NOTICED,
+        "Thinking ends after so many tokens; below max_tokens.",
         required=True,
     )
     between = Field("type", Text(), "the chat template decides", State.NOTICED)

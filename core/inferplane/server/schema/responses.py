@@ -15,7 +15,7 @@ from inferplane.server.schema.kinds import (
 )
 from inferplane.server.schema.responses_items import input_kind
 from inferplane.server.schema.responses_tools import tool_fields
-from inferplane.server.schema.sampling import sampling_fields
+from inferplane.server.schema.sampling import sampling_fields, thinking_budget_field
 
 __all__ = ["LOGPROBS", "counted_structure", "metadata_field", "responses_structure"]
 
@@ -72,6 +72,7 @@ def responses_structure(limits: Limits) -> Structure:
             *tool_fields(limits),
             _text_field(),
             _reasoning_field(),
+            thinking_budget_field(),
             Field("include", ListOf(OneOf(_INCLUDABLE), 0, 16), f"Only {LOGPROBS} has an effect."),
             Field("top_logprobs", Whole(0, limits.logprobs), "Alternatives for each token."),
             Field("truncation", OneOf(("auto", "disabled")), "auto leaves out old items."),

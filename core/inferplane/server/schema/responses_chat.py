@@ -37,6 +37,7 @@ _SAME = (
     "repetition_penalty",
     "priority",
     "cache_salt",
+    "thinking_token_budget",
     "parallel_tool_calls",
 )
 

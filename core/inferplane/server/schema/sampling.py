@@ -18,7 +18,13 @@ from inferplane.server.schema.kinds import (
 )
 from inferplane.server.schema.structured import structured_fields
 
-__all__ = ["INT64", "other_server_fields", "sampling_fields", "stream_fields"]
+__all__ = [
+    "INT64",
+    "other_server_fields",
+    "sampling_fields",
+    "stream_fields",
+    "thinking_budget_field",
+]
 
 INT64 = (-(1 << 63), (1 << 63) - 1)
 _COUNT = (1 << 31) - 1
@@ -102,6 +108,16 @@ def _prompt_and_answer_fields(limits: Limits) -> list[Field]:
         Field("timings", Flag(), "Add timings to the answer.", default=False),
         Field("user", Text(0, 1024), "A label; nothing depends on it."),
     ]
+
+
+def thinking_budget_field() -> Field:
+    """For routes that tell thoughts from answers."""
+    return Field(
+        "thinking_token_budget",
+        Whole(0, _COUNT, also=(-1,)),
+        "Thinking ends after so many tokens; -1 = whenever the model ends it.",
+        default=-1,
+    )
 
 
 def stream_fields() -> list[Field]:
