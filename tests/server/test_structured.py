@@ -344,3 +344,60 @@ def test_after_all_of_this_no_block_is_held(http, live):
     stats = live.stats()
     assert stats.running == stats.waiting == 0
     assert not live.context.lifecycle.running
+
+
+@pytest.mark.case("int-extremes")
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "maximum": 10**300},
+        {"const": 2**70},
+        {"enum": [1, -(2**70)]},
+        {"properties": {"a": {"items": {"minimum": 2**64}}}},
+    ],
+)
+def test_whole_numbers_beyond_64_bits_in_a_schema_are_refused(live, schema):
+    tag = {"begin": "<a>", "schema": schema, "end": "</a>"}
+    tags = {"type": "structural_tag", "structures": [tag], "triggers": ["<a"]}
+    asked = [
+        {"response_format": schema_format(schema)},
+        {"response_format": tags},
+        {"structured_outputs": {"json": json.dumps(schema)}},
+        {"guided_json": schema},
+    ]
+    with live.client() as http:
+        for more in asked:
+            answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 3} | more)
+            assert answer.status_code == 400, answer.text
+            assert "beyond 64 bits" in answer.json()["error"]["message"]
+
+
+@pytest.mark.case("bad-schema")
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"structures": [1], "triggers": ["<a"]}',
+        '{"structures": [{}], "triggers": ["<a"]}',
+        '{"structures": 5, "triggers": ["<a"]}',
+        '{"structures": [{"begin": 5, "schema": {}, "end": "x"}], "triggers": ["<a"]}',
+        '{"structures": [{"begin": "<a", "schema": "x", "end": "x"}], "triggers": ["<a"]}',
+        '{"structures": [{"begin": "<a", "schema": {}, "end": "x"}], "triggers": 5}',
+        '{"structures": []}',
+        "{}",
+    ],
+)
+def test_tags_in_a_text_keep_the_rules_of_tags(live, text):
+    body = {"messages": HELLO, "max_tokens": 3, "structured_outputs": {"structural_tag": text}}
+    with live.client() as http:
+        answer = http.post(CHAT, json=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith("structured_outputs.structural_tag")
+
+
+@pytest.mark.parametrize("text", ['{"const": NaN}', '{"enum": [-Infinity]}', '{"maximum": 1e999}'])
+def test_a_schema_in_a_text_is_read_as_strictly_as_a_body(live, text):
+    with live.client() as http:
+        for more in ({"structured_outputs": {"json": text}}, {"guided_json": text}):
+            answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 3} | more)
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["error"]["code"] == "invalid_schema"

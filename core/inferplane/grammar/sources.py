@@ -23,6 +23,7 @@ MAX_DEPTH = 32
 MAX_NODES = 5_000
 MAX_ENUM = 1_000
 MAX_BOUND = 10_000
+MAX_INTEGER = (1 << 63) - 1
 MAX_REGEX = 512
 MAX_REPEAT = 1_000
 MAX_CHOICES = 1_000
@@ -63,6 +64,9 @@ def check_source(source: GrammarSource) -> None:
             raise RequestError(
                 "grammar_too_complex", f"{param} needs 1 to {MAX_CHOICES} choices", param
             )
+    elif kind == "structural_tag":
+        for index, tag in enumerate(value):
+            _check_schema(tag["schema"], f"{param}.structures.{index}.schema")
     elif kind in ("lark", "gbnf") and len(value) > MAX_GRAMMAR:
         raise RequestError(
             "grammar_too_complex", f"{param} has more than {MAX_GRAMMAR} characters", param
@@ -91,6 +95,7 @@ def _check_schema(schema: Any, param: str) -> None:
         raise RequestError(
             "grammar_too_complex", f"{param} is larger than {MAX_SCHEMA_BYTES} bytes", param
         )
+    _check_numbers(schema, param)
     for number, (pointer, node, depth) in enumerate(_walk(schema)):
         where = param + pointer
         if number >= MAX_NODES or depth > MAX_DEPTH:
@@ -100,6 +105,24 @@ def _check_schema(schema: Any, param: str) -> None:
                 where,
             )
         _check_node(node, where, schema)
+
+
+def _check_numbers(schema: Any, param: str) -> None:
+    """Whole numbers anywhere, also in `const` and `enum`, must fit 64 bits."""
+    left: list[tuple[str, Any]] = [(param, schema)]
+    while left:
+        where, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{where}/{_escaped(key)}", member) for key, member in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{where}/{index}", member) for index, member in enumerate(value)]
+        elif isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise RequestError(
+                "grammar_too_complex",
+                f"{where} is a whole number beyond 64 bits: give one within "
+                f"-{MAX_INTEGER} and {MAX_INTEGER}",
+                where,
+            )
 
 
 def _walk(schema: Any) -> Iterator[tuple[str, Mapping[str, Any], int]]:

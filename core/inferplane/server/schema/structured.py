@@ -141,19 +141,27 @@ def check_constraint(found: Mapping[str, Any], report: Report) -> None:
         report.wrong("missing_field", "structured_outputs", "structured_outputs has no constraint")
     for path, member, value in given:
         if member in ("json", "structural_tag") and isinstance(value, str):
-            try:
-                parsed = jiter.from_json(value.encode(), catch_duplicate_keys=True)
-            except ValueError:
-                parsed = None
-            if not isinstance(parsed, dict):
+            parsed = _object_of(value)
+            if parsed is None:
                 report.wrong("invalid_schema", path, f"{path} is no JSON object")
+            elif member == "structural_tag":
+                _tag_kind().check(parsed, path, report)
+
+
+def _object_of(text: str) -> dict[str, Any] | None:
+    """The JSON object in a text, read as strictly as bodies are; None = there is none."""
+    try:
+        found = jiter.from_json(text.encode(), catch_duplicate_keys=True, allow_inf_nan=False)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def constraint_of(found: Mapping[str, Any]) -> GrammarSource | None:
     """The constraint of checked fields."""
     for path, member, value in _given(found):
         if member in ("json", "structural_tag") and isinstance(value, str):
-            value = jiter.from_json(value.encode())
+            value = _object_of(value)
         kind = _KINDS[member]
         if member == "json_object":
             value = _ANY_OBJECT
