@@ -7,12 +7,20 @@ missing or unreadable, since "not there" is an answer.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["Requirement", "at_least", "pci_devices", "read_text"]
+__all__ = [
+    "Requirement",
+    "at_least",
+    "first_problem",
+    "installed_versions",
+    "pci_devices",
+    "read_text",
+]
 
 _EMPTY_BYTES = 64 * 1024
 """A distribution with less than this holds no SDK; placeholders measure 1 to 7 kB."""
@@ -51,6 +59,16 @@ class Requirement:
         if find_spec(self.module) is None:
             return f"{named} provides no module {self.module}, so it is a placeholder: {wanted}"
         return ""
+
+
+def first_problem(requirements: Iterable[Requirement]) -> str:
+    """What is wrong with the first that is not met, with the next step; "" = all look right."""
+    return next((found for one in requirements if (found := one.problem())), "")
+
+
+def installed_versions(requirements: Iterable[Requirement]) -> dict[str, str]:
+    """Name -> version of what is installed, for `inferplane doctor`."""
+    return {one.distribution: version for one in requirements if (version := one.version())}
 
 
 def at_least(version: str, floor: str) -> bool:

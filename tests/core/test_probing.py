@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from inferplane.probing import Requirement, at_least, pci_devices, read_text
+from inferplane.probing import (
+    Requirement,
+    at_least,
+    first_problem,
+    installed_versions,
+    pci_devices,
+    read_text,
+)
 from inferplane.testing.fake_sdk import write_files, write_sdk
 
 ACME = Requirement("acme-sdk", "2.1", "acme_sdk", "the vendor")
@@ -75,3 +82,12 @@ def test_only_functions_of_the_vendor_are_listed(tmp_path: Path) -> None:
 
 def test_an_unreadable_file_reads_as_nothing(tmp_path: Path) -> None:
     assert read_text(tmp_path) == "" and read_text(tmp_path / "absent") == ""
+
+
+def test_the_first_thing_missing_of_a_stack_is_told_and_what_is_there_is_listed() -> None:
+    there = Requirement("pytest", "1.0", "pytest", "PyPI")
+    missing = Requirement("no-such-package", "2.1", "no_such", "the vendor's index")
+    other = Requirement("no-other-package", "1.0", "no_other", "nowhere")
+    assert first_problem((there,)) == ""
+    assert first_problem((there, missing, other)) == missing.problem()
+    assert list(installed_versions((there, missing))) == ["pytest"]

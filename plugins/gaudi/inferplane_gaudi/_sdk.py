@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from inferplane.errors import DeviceError
-from inferplane.probing import Requirement
+from inferplane.probing import Requirement, first_problem, installed_versions
 
 __all__ = ["Stack", "open_stack", "problem", "versions"]
 
@@ -29,15 +29,12 @@ REQUIRED = (
 
 def problem() -> str:
     """Why the stack cannot be used, with the next step; "" = it looks right."""
-    for requirement in REQUIRED:
-        if missing := requirement.problem():
-            return missing
-    return ""
+    return first_problem(REQUIRED)
 
 
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
-    return {r.distribution: version for r in REQUIRED if (version := r.version())}
+    return installed_versions(REQUIRED)
 
 
 @dataclass(frozen=True, slots=True)

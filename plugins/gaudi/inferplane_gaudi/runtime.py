@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from inferplane.errors import DeviceError
+from inferplane.execution.download import Download
 from inferplane.interfaces import Array, Bucket, DeviceRuntime, MemoryReport
 from inferplane_gaudi._sdk import Stack
 
@@ -49,12 +48,12 @@ class HpuRuntime(DeviceRuntime):
         except RuntimeError as error:
             raise DeviceError(f"the upload to {self.torch_device} failed: {error}") from error
 
-    def to_host(self, tensors: Mapping[str, Tensor]) -> _Download:
+    def to_host(self, tensors: Mapping[str, Tensor]) -> Download:
         """Enqueue the copies behind the step; `result()` waits for them."""
         copies = {
             name: tensor.to("cpu", non_blocking=True, copy=True) for name, tensor in tensors.items()
         }
-        return _Download(copies, self.stack.mark())
+        return Download(copies, self.stack.mark().synchronize)
 
     def guard(self) -> AbstractContextManager[None]:
         """Inference mode."""
@@ -71,17 +70,3 @@ class HpuRuntime(DeviceRuntime):
             return tensor.copy_(view, non_blocking=True)
         held[name] = view.to(self._device, non_blocking=True, copy=True)
         return held[name]
-
-
-@dataclass(frozen=True, slots=True)
-class _Download:
-    copies: Mapping[str, Tensor]
-    done: Any
-
-    def result(self) -> Mapping[str, Array]:
-        """Wait, then the arrays. Raises DeviceError."""
-        try:
-            self.done.synchronize()
-        except RuntimeError as error:
-            raise DeviceError(f"a step failed on the device: {error}") from error
-        return {name: tensor.numpy() for name, tensor in self.copies.items()}

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from inferplane.probing import Requirement
+from inferplane.probing import Requirement, first_problem, installed_versions
 
 __all__ = ["problem", "trace", "versions"]
 
@@ -26,15 +26,12 @@ REQUIRED = (
 
 def problem() -> str:
     """Why the stack cannot be used, with the next step; "" = it looks right."""
-    for requirement in REQUIRED:
-        if missing := requirement.problem():
-            return missing
-    return ""
+    return first_problem(REQUIRED)
 
 
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
-    return {r.distribution: version for r in REQUIRED if (version := r.version())}
+    return installed_versions(REQUIRED)
 
 
 def trace(module: Callable[..., Any], example: tuple[Any, ...], folder: Path) -> Any:

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inferplane.probing import Requirement
+from inferplane.probing import Requirement, first_problem, installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +52,8 @@ def problem(chips: bool = True) -> str:
 
     `chips` False: for XLA's client of the host processor, which needs no `libtpu`.
     """
-    for requirement in (*_PYTHON_STACK, _DRIVER) if chips else _PYTHON_STACK:
-        if missing := requirement.problem():
-            return missing
+    if missing := first_problem((*_PYTHON_STACK, _DRIVER) if chips else _PYTHON_STACK):
+        return missing
     torch = _PYTHON_STACK[1].version()
     if torch.split("+")[0] != _EXACT:
         return f"torch {torch} does not fit torch-xla {_EXACT}, which needs torch =={_EXACT}"
@@ -63,8 +62,7 @@ def problem(chips: bool = True) -> str:
 
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
-    installed = (*_PYTHON_STACK, _DRIVER)
-    return {r.distribution: version for r in installed if (version := r.version())}
+    return installed_versions((*_PYTHON_STACK, _DRIVER))
 
 
 def use_client(kind: str) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from inferplane.errors import DeviceError
+from inferplane.execution.download import Download
 from inferplane.interfaces import Array, Bucket, DeviceRuntime, MemoryReport
 from inferplane_tpu.compiler import Driver
 
@@ -45,10 +44,10 @@ class TpuRuntime(DeviceRuntime):
                 for name, array in arrays.items()
             }
 
-    def to_host(self, tensors: Mapping[str, Tensor]) -> _Download:
+    def to_host(self, tensors: Mapping[str, Tensor]) -> Download:
         """What is pending is begun now and fetched by `result()`."""
         self.driver.flush()
-        return _Download(tensors)
+        return Download(tensors)
 
     def spread(self, weight: Tensor, cut: int | None) -> Tensor:
         """As the driver divides it."""
@@ -57,15 +56,3 @@ class TpuRuntime(DeviceRuntime):
     def guard(self) -> AbstractContextManager[None]:
         """Tensors of the inference mode cannot be traced here."""
         return torch.no_grad()
-
-
-@dataclass(frozen=True, slots=True)
-class _Download:
-    tensors: Mapping[str, Tensor]
-
-    def result(self) -> Mapping[str, Array]:
-        """Wait, then the arrays. Raises DeviceError."""
-        try:
-            return {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}
-        except RuntimeError as error:
-            raise DeviceError(f"a step failed on the device: {error}") from error

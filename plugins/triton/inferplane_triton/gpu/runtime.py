@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import DeviceError
+from inferplane.execution.download import Download
 from inferplane.interfaces import (
     Array,
     Bucket,
@@ -89,14 +90,14 @@ class GpuRuntime(DeviceRuntime):
             raise DeviceError(f"the upload to {self.torch_device} failed: {error}") from error
         return {**layout.tensors(arrays), **extra.tensors(beside)}
 
-    def to_host(self, tensors: Mapping[str, Tensor]) -> _Download:
+    def to_host(self, tensors: Mapping[str, Tensor]) -> Download:
         """Enqueue the copies behind the step; `result()` waits for them."""
         copies = {}
         for name, tensor in tensors.items():
             held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             held.copy_(tensor, non_blocking=True)
             copies[name] = held
-        return _Download(copies, _mark(self._api))
+        return Download(copies, _mark(self._api).synchronize)
 
     def guard(self) -> AbstractContextManager[None]:
         """Inference mode."""
@@ -182,17 +183,3 @@ def _mark(api: Any) -> Any:
     event = api.Event()
     event.record()
     return event
-
-
-@dataclass(frozen=True, slots=True)
-class _Download:
-    copies: Mapping[str, Tensor]
-    done: Any
-
-    def result(self) -> Mapping[str, Array]:
-        """Wait, then the arrays. Raises DeviceError."""
-        try:
-            self.done.synchronize()
-        except RuntimeError as error:
-            raise DeviceError(f"a step failed on the device: {error}") from error
-        return {name: tensor.numpy() for name, tensor in self.copies.items()}
