@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from inferplane.errors import ConfigError
 from inferplane.interfaces import (
@@ -39,6 +40,11 @@ _OPTIONS = {
 _PCI_VENDOR = "0x1da3"
 _GENERATIONS = {"0x100": "gaudi", "0x101": "gaudi", "0x102": "gaudi2", "0x106": "gaudi3"}
 """First three digits of the PCI device id -> generation; the last one is the board."""
+
+
+_FP8: Mapping[str, Literal["range240", "e4m3fn"]] = {"gaudi2": "range240", "gaudi3": "e4m3fn"}
+"""Generation -> what its fp8 codes mean: up to 240, or up to 448 (the vendor's quantisation
+toolkit scales by these)."""
 
 
 class Gaudi(Platform):
@@ -80,7 +86,7 @@ class Gaudi(Platform):
         return Capabilities(
             compute_dtypes=("bfloat16", "float32"),
             kv_dtypes=("bfloat16", "float32"),
-            fp8="range240" if probe.arch == "gaudi2" else "none",
+            fp8=_FP8.get(probe.arch, "none"),
             block_multiple=_BLOCK_SIZE,
             static_shapes=True,
             limits=SchedulerLimits(

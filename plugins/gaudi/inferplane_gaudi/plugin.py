@@ -18,3 +18,4 @@ def register_attention(register: Register) -> None:
 @hookimpl
 def register_quantization_kernels(register: Register) -> None:
     register("gaudi_fp8", "inferplane_gaudi.quantization.fp8:ScaledFp8", on=("gaudi",))
+    register("gaudi_fp8_ocp", "inferplane_gaudi.quantization.fp8:OcpFp8", on=("gaudi",))

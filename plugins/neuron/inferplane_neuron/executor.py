@@ -29,6 +29,7 @@ from inferplane.interfaces import (
 )
 from inferplane.model_config import ModelConfig, read_model_config
 from inferplane.shapes import last_rows, pad, shape_of
+from inferplane_neuron.draw import draw_rows
 from inferplane_neuron.graph import DecoderGraph, check_config, weight_names
 from inferplane_neuron.programs import Driver, Programs
 
@@ -62,11 +63,11 @@ class _Pending:
 
 
 class NeuronExecutor(Executor):
-    """Greedy tokens are drawn in the program; other rows hand their logits to the host.
+    """Programs draw what their limits allow; other rows hand their logits to the host.
 
     KV goes through the programs and comes back; a device's runtime aliases the two. A region is
     written from its beginning by each new owner and never read beyond what was written, so
-    `StepBatch.zeroed` needs no work; blocks are never shared, so nothing is ever copied.
+    `StepBatch.zeroed` needs no work.
     """
 
     def __init__(self, context: WorkerContext, driver: Driver) -> None:
@@ -127,6 +128,8 @@ class NeuronExecutor(Executor):
         bucket = self._context.shapes.select(shape_of(batch, self._context.config.max_model_len))
         if bucket is None:
             raise DeviceError(f"step {batch.step}: no bucket holds it, and nothing runs eagerly")
+        if batch.copied is not None:
+            self._copy(batch.copied)
         inputs = self._inputs(batch, bucket)
         try:
             with torch.no_grad():
@@ -158,6 +161,12 @@ class NeuronExecutor(Executor):
             padded_tokens=self._padded_tokens,
         )
 
+    def _copy(self, pairs: Array) -> None:
+        """Whole regions; all sources are read before any target is written."""
+        sources, targets = torch.from_numpy(pairs).long().unbind(1)
+        for held in self._kv:
+            held[:, targets] = held[:, sources]
+
     def _inputs(self, batch: StepBatch, bucket: Bucket) -> tuple[Tensor, ...]:
         padded = pad(batch, bucket, self._context.config.max_model_len)
         rows = bucket.num_seqs, bucket.max_query
@@ -168,6 +177,7 @@ class NeuronExecutor(Executor):
             padded.slots[0].reshape(rows),
             padded.block_tables[0][:, 0],
             last.astype(np.int32),
+            draw_rows(batch.sampling, batch.sampled, bucket.num_seqs),
         )
         tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
         moved = (tensor.to(self._driver.torch_device) for tensor in tensors)

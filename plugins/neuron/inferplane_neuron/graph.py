@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from inferplane.errors import ConfigError
 from inferplane.model_config import ModelConfig
+from inferplane_neuron.draw import draw_ids
+from inferplane_neuron.platform import MAX_TOP_K
 
 __all__ = ["DecoderGraph", "check_config", "weight_names"]
 
@@ -69,6 +71,7 @@ class DecoderGraph(nn.Module):
         slots: Tensor,
         regions: Tensor,
         last: Tensor,
+        draws: Tensor,
         keys: Tensor,
         values: Tensor,
         *weights: Tensor,
@@ -76,7 +79,8 @@ class DecoderGraph(nn.Module):
         """(ids i32[B], logits f32[B,V], keys, values), KV with the new tokens in it.
 
         token_ids, positions, slots i32[B,L]; regions, last i32[B], `last` being the place of each
-        row's last token; keys and values [Y,G,C,K,H]. An id is -1 where its logits are not finite.
+        row's last token; draws f32[B,5], see `draw_ids`; keys and values [Y,G,C,K,H]. An id is -1
+        where its logits are not finite.
         What lies in a region beyond a token's position is never looked at, whatever it holds.
         """
         named = dict(zip(self._names, weights, strict=True))
@@ -102,6 +106,7 @@ class DecoderGraph(nn.Module):
         logits = F.linear(end, head).float()
         best, ids = logits.max(-1)
         ids = torch.where(best.isfinite(), ids, -1).to(torch.int32)
+        ids = draw_ids(logits, ids, draws, MAX_TOP_K)
         return ids, logits, torch.stack(new_keys), torch.stack(new_values)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from inferplane.probing import pci_devices, read_text
 from inferplane.shapes import Rectangles
 from inferplane_neuron import _sdk
 
-__all__ = ["Neuron"]
+__all__ = ["MAX_TOP_K", "Neuron"]
 
 _PCI_VENDOR = "0x1d0f"
 _GENERATIONS = {
@@ -35,6 +35,8 @@ _GENERATIONS = {
     "0x7565": "trn3",
 }
 """PCI device id -> generation; the vendor's network and disk functions are no chips."""
+MAX_TOP_K = 256
+"""Candidates that the chip's own top-k gives."""
 _ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _TOO_OLD = ("0x7064", "0x7065", "0x7066", "0x7067")
 """First generation (inf1): another SDK, which cannot run decoders."""
@@ -72,18 +74,20 @@ class Neuron(Platform):
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """Prompts whole and alone; greedy on the device, every other draw by the core's sampler."""
+        """Prompts alone, whole or in chunks; draws among the best `MAX_TOP_K` on the device."""
         return Capabilities(
             compute_dtypes=("bfloat16", "float32"),
             static_shapes=True,
-            limits=SchedulerLimits(max_prefill_seqs=1),
-            sampler=SamplerCaps(params=(), host_rows=True),
+            limits=SchedulerLimits(max_prefill_seqs=1, chunked_prefill=True),
+            sampler=SamplerCaps(
+                params=("temperature", "top_k", "top_p", "min_p", "seed"), max_top_k=MAX_TOP_K
+            ),
         )
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
-        """One KV region a request, and steps that hold a whole prompt."""
+        """One KV region a request."""
         if model.architecture not in _ARCHITECTURES:
             raise ConfigError(
                 f"neuron compiles {', '.join(_ARCHITECTURES)}, not {model.architecture}"
@@ -96,9 +100,6 @@ class Neuron(Platform):
         if config.block_size != config.max_model_len:
             reason = "a request owns one region of KV"
             changes.append(Change("block_size", config.max_model_len, reason))
-        if config.max_batched_tokens < config.max_model_len:
-            reason = "prompts are not cut into chunks, so a step must hold the longest"
-            changes.append(Change("max_batched_tokens", config.max_model_len, reason))
         return tuple(changes)
 
     def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
@@ -110,12 +111,13 @@ class Neuron(Platform):
     def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
         """Few: each is a compilation of minutes. Sizes grow by four."""
         seqs = config.max_num_seqs
+        longest = min(config.max_model_len, config.max_batched_tokens)
         return Rectangles(
             decode_batches=_sizes(1, seqs),
             prefill_batches=(1,),
-            queries=_sizes(32, config.max_model_len),
+            queries=_sizes(32, longest),
             context_blocks=(seqs,),
-            max_tokens=max(seqs, config.max_model_len),
+            max_tokens=max(seqs, longest),
         )
 
     def create_executor(self, context: WorkerContext) -> Executor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -54,7 +55,7 @@ class Programs:
 
         An entry that cannot be read is compiled again, once. Raises DeviceError.
         """
-        entry, began = f"{bucket}.program", time.perf_counter()
+        entry, began = f"{bucket}-{_digest(example)}.program", time.perf_counter()
         path = self._cache.find(entry)
         program = None if path is None else self._load(path)
         if program is None:
@@ -105,6 +106,11 @@ class Programs:
         except Exception as error:  # whatever a damaged file makes the runtime raise
             _logger.warning("%s cannot be read and is compiled again: %s", path, error)
             return None
+
+
+def _digest(example: Sequence[Tensor]) -> str:
+    """Programs of other arguments, as another version of the graph takes, are other entries."""
+    return hashlib.sha256(repr(_signature(example)).encode()).hexdigest()[:12]
 
 
 def _signature(tensors: Sequence[Tensor]) -> _Signature:

@@ -10,14 +10,17 @@ from inferplane.interfaces import (  # noqa: E402  (after the check that there i
     CanonicalWeight,
     Capabilities,
     LinearSite,
+    Probe,
     QuantScheme,
 )
 from inferplane.ops.reference.quantize import quantize_activation  # noqa: E402
 from inferplane_gaudi.emulation import EmulatedGaudi  # noqa: E402
-from inferplane_gaudi.quantization.fp8 import ScaledFp8  # noqa: E402
+from inferplane_gaudi.platform import Gaudi  # noqa: E402
+from inferplane_gaudi.quantization.fp8 import OcpFp8, ScaledFp8  # noqa: E402
 from inferplane_gaudi.quantization.range240 import to_range240  # noqa: E402
 from inferplane_gaudi.runtime import HpuRuntime  # noqa: E402
 
+GENERATIONS = ("gaudi", "gaudi2", "gaudi3")
 SCHEME = QuantScheme("fp8_e4m3", activation="fp8_e4m3")
 SITE = LinearSite(64, 48, "bfloat16")
 CODES = torch.arange(256, dtype=torch.uint8)
@@ -49,8 +52,16 @@ def test_codes_that_are_no_numbers_stay_so() -> None:
     assert to_range240(nan, torch.ones(1, 1))[0].float()[0].isnan().tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("generation", "kind"), [("gaudi2", ScaledFp8), ("gaudi3", OcpFp8)])
 @pytest.mark.parametrize("extent", ["token", "tensor", "static"])
-def test_the_product_is_the_reference_s(extent: str, runtime: HpuRuntime) -> None:
+def test_the_product_is_the_reference_s(
+    extent: str,
+    generation: str,
+    kind: type[ScaledFp8],
+    runtime: HpuRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EMULATED_GAUDI", generation)
     torch.manual_seed(3)
     values = (torch.randn(SITE.out_features, SITE.in_features) * 100).clamp(-448, 448)
     weight = CanonicalWeight(values.to(torch.float8_e4m3fn), 0.01 + torch.rand(48, 1))
@@ -58,7 +69,7 @@ def test_the_product_is_the_reference_s(extent: str, runtime: HpuRuntime) -> Non
     if extent == "static":
         weight.input_scale = x.float().abs().amax().reshape(1) / 448
     scheme = QuantScheme("fp8_e4m3", activation="fp8_e4m3", activation_scale=extent)  # type: ignore[arg-type]
-    kernel = ScaledFp8(scheme, SITE, runtime)
+    kernel = kind(scheme, SITE, runtime)
     bias = torch.arange(SITE.out_features, dtype=x.dtype)
     got = kernel.apply(x, kernel.repack(weight), bias).float()
     q, scale = quantize_activation(x, "fp8_e4m3_token" if extent == "token" else "fp8_e4m3_tensor")
@@ -80,8 +91,22 @@ def test_only_products_it_has_are_taken() -> None:
         return "; ".join(ScaledFp8.supports(scheme, site, Capabilities(fp8=fp8)))  # type: ignore[arg-type]
 
     assert against(SCHEME) == ""
-    assert "range of fp8 is not known" in against(SCHEME, fp8="none")
+    assert "the device's are none" in against(SCHEME, fp8="none")
+    assert "codes are range240" in against(SCHEME, fp8="e4m3fn")
+    assert OcpFp8.supports(SCHEME, SITE, Capabilities(fp8="e4m3fn")) == ()
     assert "fp8 activations" in against(QuantScheme("fp8_e4m3"))
     assert "one scale" in against(QuantScheme("fp8_e4m3", 128, activation="fp8_e4m3"))
     assert "gives no float16" in against(SCHEME, LinearSite(64, 48, "float16"))
     assert "experts" in against(SCHEME, LinearSite(64, 48, "bfloat16", 4))
+
+
+def test_the_third_generation_keeps_a_checkpoint_s_codes(runtime: HpuRuntime) -> None:
+    weight = CanonicalWeight(FINITE[:64].repeat(48, 1), torch.full((48, 1), 0.5))
+    packed = OcpFp8(SCHEME, SITE, runtime).repack(weight)
+    assert torch.equal(packed["codes"].view(torch.uint8), weight.values.view(torch.uint8))
+    assert packed["scales"].tolist() == [[0.5] * 48]
+
+
+def test_each_generation_says_what_its_codes_mean() -> None:
+    told = [Gaudi().capabilities(Probe(True, "", arch=a), None).fp8 for a in GENERATIONS]
+    assert told == ["none", "range240", "e4m3fn"]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from inferplane.interfaces import Probe
 from inferplane.testing.fake_sdk import write_files, write_sdk
 from inferplane_gaudi.platform import Gaudi
 
@@ -77,11 +76,3 @@ def test_card_driver_and_sdk_are_found_without_importing_them(
     probe = machine(tmp_path, CARD | DRIVER).probe({})
     assert probe.ok and probe.arch == "gaudi2" and probe.device_count == 1
     assert probe.score == 50 and "1 x gaudi2, habana-torch-plugin 1.24.1.492" in probe.reason
-
-
-def test_the_range_of_fp8_is_stated_only_where_it_is_known() -> None:
-    flavour = {
-        arch: Gaudi().capabilities(Probe(True, "", arch=arch), None).fp8
-        for arch in ("gaudi", "gaudi2", "gaudi3", "")
-    }
-    assert flavour == {"gaudi": "none", "gaudi2": "range240", "gaudi3": "none", "": "none"}

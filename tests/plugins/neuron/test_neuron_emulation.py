@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from inferplane.testing.conformance.deck import Deck
 from inferplane.testing.conformance.drawing import Draw
+from inferplane.testing.conformance.draws import agreement
 from inferplane.testing.conformance.driver import Work
 from inferplane.testing.conformance.state import KitState, Started
 from inferplane.testing.reference import ReferenceModel
@@ -45,3 +47,22 @@ def test_company_and_a_token_drawn_on_the_host_change_no_sequence(started: Start
         out[1].append(int(rows[1].logits.argmax()))
     driver.end(*lives)
     assert out == want
+
+
+def test_a_prompt_in_chunks_answers_as_in_one_piece(started: Started) -> None:
+    driver, prompt = started.new_driver(), list(range(3, 27))
+    live = driver.begin(prompt)
+    row = driver.prefill(live, Draw(), chunk=7)
+    assert row.token_ids[0] == ReferenceModel(started.model).greedy(prompt, 1)[0]
+    driver.end(live)
+
+
+def test_a_draw_on_the_device_is_the_host_sampler_s(started: Started) -> None:
+    driver = started.new_driver()
+    deck = Deck(started, [[9, 8, 7], list(range(20, 30))])
+    for seed in range(40):
+        how = Draw(temperature=1.3, top_k=40, top_p=0.9, min_p=0.02, seed=seed)
+        for place, row in enumerate(deck.step([how, how])):
+            want = deck.sampling(place, how)
+            assert agreement(deck.logits_RV[place : place + 1], want, row.token_ids[0])
+    driver.end(*deck.lives)

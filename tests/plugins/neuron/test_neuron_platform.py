@@ -15,12 +15,14 @@ PLATFORM = Neuron()
 CAPS = PLATFORM.capabilities(Probe(True, "", arch="trn2"), MODEL)
 
 
-def test_a_request_owns_a_region_and_a_step_holds_a_whole_prompt() -> None:
+def test_a_request_owns_a_region_and_a_step_holds_a_chunk_of_a_prompt() -> None:
     config = EngineConfig("m", max_model_len=1000, max_batched_tokens=96)
     changes = {c.key: c.value for c in PLATFORM.resolve(config, CAPS, MODEL)}
-    assert changes == {"block_size": 1000, "max_batched_tokens": 1000}
-    settled = replace(config, block_size=1000, max_batched_tokens=1000)
+    assert changes == {"block_size": 1000}
+    settled = replace(config, block_size=1000)
     assert PLATFORM.resolve(settled, CAPS, MODEL) == ()
+    prefills = [b for b in PLATFORM.shapes(settled, CAPS).buckets() if b.graph == "prefill"]
+    assert [bucket.max_query for bucket in prefills] == [96, 32]
 
 
 def test_what_the_graph_does_not_compute_is_refused_with_what_it_does() -> None:
@@ -34,14 +36,15 @@ def test_what_the_graph_does_not_compute_is_refused_with_what_it_does() -> None:
 
 def test_buckets_are_few_and_prompts_come_alone() -> None:
     policy = PLATFORM.shapes(EngineConfig("m", max_num_seqs=32, max_model_len=4096), CAPS)
-    assert len(policy.buckets()) == 9
+    assert len(policy.buckets()) == 8
     assert CAPS.static_shapes and CAPS.limits.max_prefill_seqs == 1
-    assert not CAPS.limits.mix_prefill_decode and not CAPS.limits.chunked_prefill
+    assert not CAPS.limits.mix_prefill_decode and CAPS.limits.chunked_prefill
     prompt = StepShape(300, 1, 0, 300, 300, 1)
     assert str(policy.select(prompt)) == "prefill-t512-s1-q512-b32-rect"
     assert not policy.admits(StepShape(301, 2, 1, 300, 300, 2)), "mixed"
     assert not policy.admits(StepShape(60, 2, 0, 30, 30, 2)), "two prompts"
 
 
-def test_greedy_is_the_device_s_and_every_other_draw_the_host_s() -> None:
-    assert CAPS.sampler.params == () and CAPS.sampler.host_rows
+def test_the_device_draws_among_as_many_as_its_top_k_gives_and_the_host_the_rest() -> None:
+    assert CAPS.sampler.params == ("temperature", "top_k", "top_p", "min_p", "seed")
+    assert CAPS.sampler.max_top_k == 256 and CAPS.sampler.host_rows

@@ -85,7 +85,8 @@ def test_a_branch_on_a_value_fails_while_compiling_and_leaves_no_entry(tmp_path:
 
 def test_a_damaged_entry_is_compiled_again_once(tmp_path: Path) -> None:
     prepared(tmp_path, CountingDriver())
-    (tmp_path / f"{SMALL}.program").write_bytes(b"half of a program")
+    (entry,) = tmp_path.glob(f"{SMALL}-*.program")
+    entry.write_bytes(b"half of a program")
     again, after = CountingDriver(), CountingDriver()
     prepared(tmp_path, again)
     prepared(tmp_path, after)
@@ -102,7 +103,10 @@ def write(path):
     os.kill(os.getpid(), signal.SIGKILL)
 DiskCache(Path(sys.argv[1])).store(sys.argv[2], write)
 """
-    command = [sys.executable, "-c", killed, str(tmp_path), f"{SMALL}.program"]
+    prepared(tmp_path / "elsewhere", CountingDriver())
+    (entry,) = (tmp_path / "elsewhere").glob(f"{SMALL}-*.program")
+    tmp_path = tmp_path / "here"
+    command = [sys.executable, "-c", killed, str(tmp_path), entry.name]
     assert subprocess.run(command, env=dict(os.environ)).returncode == -9
     assert list(tmp_path.iterdir()), "it left its lock and half of an entry"
     driver = CountingDriver()

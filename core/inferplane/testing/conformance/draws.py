@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from inferplane.interfaces import Array, SamplingBatch
+from inferplane.interfaces import Array, SamplerCaps, SamplingBatch
 from inferplane.sampling.host_sampler import draw
 from inferplane.testing.conformance.drawing import Draw
 
-__all__ = ["SAMPLE_DRAWS", "VOCAB", "agreement"]
+__all__ = ["SAMPLE_DRAWS", "VOCAB", "agreement", "within"]
 
 VOCAB = 384
 
@@ -28,6 +30,14 @@ SAMPLE_DRAWS: dict[str, Draw] = {
     "logprobs": Draw(temperature=1.0, num_logprobs=4),
 }
 """What each row of a case asks; the seed is the row's number."""
+
+
+def within(how: Draw, caps: SamplerCaps) -> Draw:
+    """The same draw, with a top-k that the device takes: the engine sends it no other."""
+    most = caps.max_top_k
+    if most is None or not how.temperature or 0 < how.top_k <= most:
+        return how
+    return replace(how, top_k=most)
 
 
 def agreement(logits_1V: Array, sampling: SamplingBatch, token: int) -> bool:

@@ -18,6 +18,7 @@ from inferplane.interfaces import Array
 from inferplane.sampling.host_sampler import log_softmax
 from inferplane.testing.conformance.base import Conformance
 from inferplane.testing.conformance.drawing import Draw
+from inferplane.testing.conformance.draws import within
 from inferplane.testing.conformance.driver import Driver, Live, Work
 from inferplane.testing.conformance.state import KitState, Started
 from inferplane.testing.conformance.subject import Subject
@@ -170,7 +171,7 @@ class ModelsConformance(Conformance):
         """Its blocks are taken, everything is computed again elsewhere, chance included."""
         draw = Draw()
         if {"temperature", "seed"} <= set(driver.caps.sampler.params):
-            draw = Draw(temperature=0.9, seed=77)
+            draw = within(Draw(temperature=0.9, seed=77), driver.caps.sampler)
         prompt = _tokens(driver, 8, 30)
         whole = driver.generate(prompt, 10, draw)
         taken = driver.generate(prompt, 4, draw)

@@ -17,7 +17,7 @@ from inferplane.sampling.host_sampler import log_softmax
 from inferplane.testing.conformance.base import Conformance
 from inferplane.testing.conformance.deck import Deck, chi_square_p, probabilities
 from inferplane.testing.conformance.drawing import Draw
-from inferplane.testing.conformance.draws import SAMPLE_DRAWS, agreement
+from inferplane.testing.conformance.draws import SAMPLE_DRAWS, agreement, within
 from inferplane.testing.conformance.driver import Work
 from inferplane.testing.conformance.state import KitState, Started
 from inferplane.testing.conformance.subject import Subject
@@ -71,7 +71,7 @@ class SamplingConformance(Conformance):
     ) -> None:
         """Token for token what the oracle draws, where seeds are claimed; else within the cuts."""
         how = replace(SAMPLE_DRAWS[kind], vocab_size=started.plan.model.vocab_size)
-        how = replace(how, num_logprobs=min(how.num_logprobs, caps.max_logprobs))
+        how = within(replace(how, num_logprobs=min(how.num_logprobs, caps.max_logprobs)), caps)
         _needs(caps, *(how.params() - {"seed"}))
         faults = []
         for trial in range(4):
@@ -91,7 +91,8 @@ class SamplingConformance(Conformance):
     def test_a_seed_repeats_itself_in_any_batch(self, deck: Deck, caps: SamplerCaps) -> None:
         """Alone, among others, in another order: a row's chance is its own."""
         _needs(caps, "temperature", "seed")
-        draws = [Draw(temperature=1.0, seed=7000 + place) for place in range(len(deck.lives))]
+        warm = within(Draw(temperature=1.0), caps)
+        draws = [replace(warm, seed=7000 + place) for place in range(len(deck.lives))]
         first = [row.token_ids for row in deck.step(draws)]
         order = list(reversed(range(len(deck.lives))))
         assert [row.token_ids for row in deck.step(draws, order)] == first
@@ -102,10 +103,10 @@ class SamplingConformance(Conformance):
     def test_different_seeds_draw_differently(self, deck: Deck, caps: SamplerCaps) -> None:
         """A constant would repeat itself too."""
         _needs(caps, "temperature")
-        trials = set()
+        trials, hot = set(), within(Draw(temperature=2.0), caps)
         for trial in range(4):
             seeds = range(1000 * trial, 1000 * trial + len(deck.lives))
-            rows = deck.step([Draw(temperature=2.0, seed=seed) for seed in seeds])
+            rows = deck.step([replace(hot, seed=seed) for seed in seeds])
             trials.add(tuple(row.token_ids[0] for row in rows))
         assert len(trials) == 4
 
@@ -114,7 +115,7 @@ class SamplingConformance(Conformance):
         self, started: Started, subject: Subject, caps: SamplerCaps, kind: str
     ) -> None:
         """Chi-square over many draws from one place; nothing that was cut is ever drawn."""
-        how = SAMPLE_DRAWS[kind]
+        how = within(SAMPLE_DRAWS[kind], caps)
         _needs(caps, *(how.params() - {"seed"}))
         count = min(started.new_driver().max_num_seqs, started.plan.config.max_batched_tokens)
         deck = Deck(started, [[11, 42, 7, 99, 5]] * count)

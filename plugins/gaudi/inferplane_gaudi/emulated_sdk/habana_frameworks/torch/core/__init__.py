@@ -1,5 +1,6 @@
 """Importing it registers the compiler and the device's own operations, as the SDK does."""
 
+import os
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ __all__ = ["DEVICE"]
 DEVICE = TracedDevice(aliased=False)
 """Every graph that was compiled in this process."""
 
-_LARGEST = 240.0
+_LARGEST = {"gaudi2": 240.0, "gaudi3": 448.0}
+"""Generation, as the environment EMULATED_GAUDI names it, -> largest fp8 number."""
 
 
 def _fp8_gemm_v2(  # noqa: PLR0913  (as the SDK has it)
@@ -34,9 +36,10 @@ def _fp8_gemm_v2(  # noqa: PLR0913  (as the SDK has it)
 
 
 def _read(codes: Tensor) -> Tensor:
-    """As a gaudi2 reads them: codes beyond 240 have the exponent of what is no number."""
+    """As a card reads them: on gaudi2 the highest exponent is that of what is no number."""
     values = codes.float()
-    return torch.where(values.abs() > _LARGEST, torch.full_like(values, torch.nan), values)
+    largest = _LARGEST[os.environ.get("EMULATED_GAUDI", "gaudi2")]
+    return torch.where(values.abs() > largest, torch.full_like(values, torch.nan), values)
 
 
 _LIBRARY: Any = torch.library.Library("hpu", "DEF")  # type: ignore[no-untyped-call]
