@@ -6,7 +6,7 @@ using namespace ip;
 
 extern "C" {
 
-int ip_version() { return 3; }
+int ip_version() { return 4; }
 int ip_instruction_bytes() { return int(sizeof(Instruction)); }
 
 const char* ip_isa() {
@@ -57,8 +57,8 @@ void ip_pack_f32(const float* w, int64_t n, int64_t k, float* out) {
 }
 void ip_pack_bf16(const uint16_t* w, int64_t n, int64_t k, uint16_t* out) { pack_bf16(w, n, k, out); }
 void ip_pack_int8(const int8_t* w, int64_t n, int64_t k, uint8_t* out) { pack_int8(w, n, k, out); }
-void ip_pack_int8_g32(const int8_t* w, const float* scales, int64_t n, int64_t k, uint8_t* out) {
-    pack_int8_g32(w, scales, n, k, out);
+void ip_pack_int8_groups(const int8_t* w, const float* scales, int64_t group, int64_t n, int64_t k, uint8_t* out) {
+    pack_int8_groups(w, scales, group, n, k, out);
 }
 void ip_pack_int4_g32(const int8_t* w, const float* scales, const float* offsets, int low, int64_t n,
                       int64_t k, uint8_t* out) {

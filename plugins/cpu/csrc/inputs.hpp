@@ -12,12 +12,13 @@ constexpr int TURN = 8;
 
 // One row of input as the kernel of `kind` reads it. Bytes a row:
 //   f32 4K | bf16 2K | int8 K, then f32 scale, i32 sum
-//   groups: high halves K, low halves K, then K/32 scales f32, K/32 sums i32
+//   groups: high halves K, low halves K, then K/32 scales f32, a sum i32 for each group
 inline int64_t input_bytes(Kind kind, int64_t k) {
     switch (kind) {
         case F32: return k * 4;
         case BF16: return k * 2;
         case INT8: return k + 8;
+        case INT8_G16: return k * 2 + k / 32 * 12;
         default: return k * 2 + k / 32 * 8;
     }
 }
@@ -34,7 +35,8 @@ inline void quantise_span(const float* x, int64_t n, int8_t* q, float* scale, in
     *sum = total;
 }
 
-// 32 values as q * scale with q in 16 bits; q = 256 * high + low, both int8.
+// 32 values as q * scale with q in 16 bits; q = 256 * high + low, both int8. SUMS: 1, or 2 of 16 each.
+template <int SUMS>
 inline void quantise_wide(const float* x, int8_t* high, int8_t* low, float* scale, int32_t* sum) {
     const float top = vpeak(vmax(vabs(vload(x)), vabs(vload(x + 16))));
     const float inverse = top > 0 ? 32512.0f / top : 0.0f;
@@ -44,10 +46,13 @@ inline void quantise_wide(const float* x, int8_t* high, int8_t* low, float* scal
         const vf h = vround(vmul(q, vset(1.0f / 256.0f)));
         vstore_i8(high + i, h);
         vstore_i8(low + i, vfma(h, vset(-256.0f), q));
-        total = vadd(total, q);
+        if (SUMS == 2)
+            sum[i / 16] = int32_t(vsum(q));
+        else
+            total = vadd(total, q);
     }
     *scale = top / 32512.0f;
-    *sum = int32_t(vsum(total));
+    if (SUMS == 1) *sum = int32_t(vsum(total));
 }
 
 inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
@@ -60,9 +65,12 @@ inline void convert_row(Kind kind, const float* x, int64_t k, uint8_t* out) {
     } else {
         float* scales = (float*)(out + k * 2);
         int32_t* sums = (int32_t*)(scales + k / 32);
-        for (int64_t g = 0; g < k / 32; g++)
-            quantise_wide(x + g * 32, (int8_t*)out + g * 32, (int8_t*)out + k + g * 32, scales + g,
-                          sums + g);
+        int8_t *high = (int8_t*)out, *low = high + k;
+        for (int64_t g = 0; g < k / 32; g++, x += 32, high += 32, low += 32)
+            if (kind == INT8_G16)
+                quantise_wide<2>(x, high, low, scales + g, sums + 2 * g);
+            else
+                quantise_wide<1>(x, high, low, scales + g, sums + g);
     }
 }
 

@@ -33,8 +33,9 @@ inline void pack_int8(const int8_t* w, int64_t n, int64_t k, uint8_t* out) {
                 }
 }
 
-// values int8[n,k], scales f32[n,k/32]
-inline void pack_int8_g32(const int8_t* w, const float* scales, int64_t n, int64_t k, uint8_t* out) {
+// values int8[n,k], scales f32[n,k/group] for groups of 16 or 32
+inline void pack_int8_groups(const int8_t* w, const float* scales, int64_t group, int64_t n, int64_t k, uint8_t* out) {
+    const int64_t each = 32 / group;
     for (int64_t p = 0; p < (n + 15) / 16; p++)
         for (int64_t g = 0; g < k / 32; g++) {
             for (int64_t i = g * 32; i < g * 32 + 32; i += 4)
@@ -44,11 +45,12 @@ inline void pack_int8_g32(const int8_t* w, const float* scales, int64_t n, int64
                         *out++ = uint8_t((o < n ? w[o * k + i + c] : 0) + 128);
                     }
             uint16_t* s = (uint16_t*)out;
-            for (int64_t j = 0; j < 16; j++) {
-                const int64_t o = p * 16 + j;
-                s[j] = f32_to_f16(o < n ? scales[o * (k / 32) + g] : 0.0f);
-            }
-            out += 32;
+            for (int64_t part = 0; part < each; part++)
+                for (int64_t j = 0; j < 16; j++) {
+                    const int64_t o = p * 16 + j;
+                    *s++ = f32_to_f16(o < n ? scales[o * (k / group) + g * each + part] : 0.0f);
+                }
+            out += each * 32;
         }
 }
 
@@ -91,10 +93,11 @@ inline void unpack_row(Kind kind, const uint8_t* w, int64_t k, int64_t o, const 
             out[i] = bf16_to_f32(((const uint16_t*)panel)[i / 2 * 32 + j * 2 + i % 2]);
         } else if (kind == INT8) {
             out[i] = (int(panel[i / 4 * 64 + j * 4 + i % 4]) - 128) * scale[o];
-        } else if (kind == INT8_G32) {
-            const uint8_t* b = panel + i / 32 * 544;
+        } else if (kind == INT8_G32 || kind == INT8_G16) {
+            const uint8_t* b = panel + i / 32 * panel_bytes(kind, 32);
             const int q = int(b[i % 32 / 4 * 64 + j * 4 + i % 4]) - 128;
-            out[i] = q * f16_to_f32(((const uint16_t*)(b + 512))[j]);
+            const int64_t part = kind == INT8_G16 ? i % 32 / 16 * 16 : 0;
+            out[i] = q * f16_to_f32(((const uint16_t*)(b + 512))[part + j]);
         } else {
             const uint8_t* b = panel + i / 32 * 320;
             const uint8_t byte = b[i % 32 / 8 * 64 + j * 4 + i % 4];

@@ -21,15 +21,18 @@ inline void widen_four(vi v, int mask, vf scale, vf offset, uint16_t* out) {
 
 // Steps [from, from + steps) of a panel in groups of 32 as bf16 pairs.
 void widen(Kind kind, const uint8_t* panel, int64_t from, int64_t steps, uint16_t* out) {
-    const int64_t bytes = panel_bytes(kind, 32), codes = kind == INT8_G32 ? 512 : 256;
+    const int64_t bytes = panel_bytes(kind, 32), codes = kind == INT4_G32 ? 256 : 512;
     for (int64_t g = from; g < from + steps; g++) {
         const uint8_t* group = panel + g * bytes;
         for (int64_t line = 0; line < bytes; line += 64)
             _mm_prefetch((const char*)group + AHEAD + line, _MM_HINT_T0);
         const vf scale = vload_f16((const uint16_t*)(group + codes));
-        if (kind == INT8_G32) {
-            const vf offset = vmul(scale, vset(-128.0f));
-            for (int i = 0; i < 8; i++, out += 64) widen_four<0>(iload(group + i * 64), 255, scale, offset, out);
+        if (kind != INT4_G32) {
+            const vf second = kind == INT8_G16 ? vload_f16((const uint16_t*)(group + codes + 32)) : scale;
+            for (int i = 0; i < 8; i++, out += 64) {
+                const vf s = i < 4 ? scale : second;
+                widen_four<0>(iload(group + i * 64), 255, s, vmul(s, vset(-128.0f)), out);
+            }
             continue;
         }
         const vf offset = vload_f16((const uint16_t*)(group + codes + 32));

@@ -74,7 +74,7 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {  /
 
 Aligned packed(Kind kind, int64_t n, int64_t k) {
     Numbers make;
-    const std::vector<float> w = make.many(n * k), scales(size_t(n * k / 32), 1.0f / 64);
+    const std::vector<float> w = make.many(n * k), scales(size_t(n * k / 16), 1.0f / 64);
     std::vector<uint16_t> halves(w.size());
     std::vector<int8_t> codes(w.size());
     for (size_t i = 0; i < w.size(); i++) {
@@ -85,7 +85,8 @@ Aligned packed(Kind kind, int64_t n, int64_t k) {
     switch (kind) {
         case BF16: pack_bf16(halves.data(), n, k, (uint16_t*)out.data()); break;
         case INT8: pack_int8(codes.data(), n, k, out.data()); break;
-        case INT8_G32: pack_int8_g32(codes.data(), scales.data(), n, k, out.data()); break;
+        case INT8_G32: pack_int8_groups(codes.data(), scales.data(), 32, n, k, out.data()); break;
+        case INT8_G16: pack_int8_groups(codes.data(), scales.data(), 16, n, k, out.data()); break;
         default: pack_int4_g32(codes.data(), scales.data(), nullptr, -8, n, k, out.data());
     }
     return out;
@@ -163,7 +164,7 @@ const char* tiles_refused() {
 std::string check_tiles() {
     const int cpus[THREADS] = {-1, -1};
     Pool pool(THREADS, cpus);
-    for (Kind kind : {BF16, INT8, INT8_G32, INT4_G32})
+    for (Kind kind : {BF16, INT8, INT8_G32, INT8_G16, INT4_G32})
         for (int64_t rows : {9, 16, 33, 70})
             for (int64_t k : {32, 96, 1344})
                 if (std::string wrong = check_linear(pool, kind, 40, k, rows); !wrong.empty()) return wrong;

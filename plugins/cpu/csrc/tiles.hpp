@@ -4,6 +4,7 @@
 //   bf16  [K/2][16][2]
 //   int8  [K/4][16][4] as unsigned w+128; scales f32[N] apart; input quantised per row
 //   int8 in groups of 32  [K/32]{512 bytes, 16 f16 scales}
+//   int8 in groups of 16  [K/32]{512 bytes, 16 f16 scales of the first 16 inputs, of the others}
 //   int4 in groups of 32  [K/32]{256 bytes of nibbles, 16 f16 scales, 16 f16 offsets};
 //        w = scale * nibble + offset
 // Inputs of the grouped kinds are quantised to 16 bits per 32, as two int8 halves: weight-only
@@ -100,7 +101,7 @@ template <int M>
 struct WideRows {
     const uint32_t *high, *low;  // [K/4][M], four values each
     const float* scales;         // [K/32][M]
-    const int32_t* sums;
+    const int32_t* sums;  // [groups][M]
 
     WideRows(const uint32_t* x, int64_t k)
         : high(x),
@@ -132,6 +133,35 @@ inline void tile_int8_g32(const uint8_t* w, const uint32_t* x, int64_t k, Ahead 
         ahead.fetch<1>(0, g * 544 + 512);
         for (int m = 0; m < M; m++)
             total[m] = vfma(itof(iwide(high[m], low[m])), vmul(ws, vset(rows.scales[g * M + m])), total[m]);
+    }
+    for (int m = 0; m < M; m++) acc[m] = total[m];
+}
+
+template <int M>
+inline void tile_int8_g16(const uint8_t* w, const uint32_t* x, int64_t k, Ahead ahead, vf* acc) {
+    const WideRows<M> rows(x, k);
+    vf total[M];
+    for (int m = 0; m < M; m++) total[m] = acc[m];
+    for (int64_t half = 0; half < k / 16; half++) {
+        const int64_t block = half / 2 * 576, codes = block + half % 2 * 256, scales = block + 512 + half % 2 * 32;
+        vi high[M], low[M];
+        for (int m = 0; m < M; m++) high[m] = izero(), low[m] = iset(-128 * rows.sums[half * M + m]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            const BytesU8 wv = load_u8(w + codes + i * 64);
+            ahead.fetch<1>(0, codes + i * 64);
+            const int64_t at = (half * 4 + i) * M;
+            for (int m = 0; m < M; m++) {
+                high[m] = dot_u8(high[m], wv, rows.high[at + m]);
+                low[m] = dot_u8(low[m], wv, rows.low[at + m]);
+            }
+        }
+        const vf ws = vload_f16((const uint16_t*)(w + scales));
+        ahead.fetch<1>(0, scales);
+        for (int m = 0; m < M; m++) {
+            const vf scale = vmul(ws, vset(rows.scales[half / 2 * M + m]));
+            total[m] = vfma(itof(iwide(high[m], low[m])), scale, total[m]);
+        }
     }
     for (int m = 0; m < M; m++) acc[m] = total[m];
 }
@@ -176,6 +206,7 @@ inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x,
                  vf* acc) {
     if constexpr (NB == 1) {
         if (kind == INT8_G32) return tile_int8_g32<M>(w, x, k, ahead, acc);
+        if (kind == INT8_G16) return tile_int8_g16<M>(w, x, k, ahead, acc);
         if (kind == INT4_G32) return tile_int4_g32<M>(w, x, k, ahead, acc);
     }
     switch (kind) {

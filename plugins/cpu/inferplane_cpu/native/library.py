@@ -28,7 +28,7 @@ __all__ = [
     "load_library",
 ]
 
-VERSION = 3
+VERSION = 4
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"))
 _AVX2 = frozenset(("avx2", "fma", "f16c"))
 
@@ -41,6 +41,7 @@ class Kind(IntEnum):
     INT8 = 2
     INT8_G32 = 3
     INT4_G32 = 4
+    INT8_G16 = 5
 
 
 class Op(IntEnum):
@@ -186,7 +187,7 @@ def _declare(library: CDLL) -> None:
         ("ip_pack_f32", None, (void, i64, i64, void)),
         ("ip_pack_bf16", None, (void, i64, i64, void)),
         ("ip_pack_int8", None, (void, i64, i64, void)),
-        ("ip_pack_int8_g32", None, (void, void, i64, i64, void)),
+        ("ip_pack_int8_groups", None, (void, void, i64, i64, i64, void)),
         ("ip_pack_int4_g32", None, (void, void, void, integer, i64, i64, void)),
         ("ip_run", None, (void, POINTER(Program), POINTER(Step))),
         ("ip_write_tokens", None, (POINTER(Cache), void, i64, void, void)),

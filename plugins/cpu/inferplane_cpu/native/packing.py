@@ -17,6 +17,8 @@ from inferplane_cpu.native.library import Kind
 
 __all__ = ["PackedWeight", "Packer"]
 
+_GROUP = 32
+
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
@@ -55,17 +57,18 @@ class Packer:
         return packed
 
     def int8(self, values: Tensor, scales: Tensor) -> PackedWeight:
-        """values int8[O,I] with scales f32[O,1] (per output) or f32[O,I/32] (groups of 32)."""
+        """values int8[O,I] with scales f32[O,1], or f32[O,I/g] in groups of g = 32 or 16."""
         rows, columns = values.shape
         values, scales = values.contiguous(), scales.float().contiguous()
         if scales.shape == (rows, 1):
             packed = self._reserve(Kind.INT8, values, scales.flatten())
             self._library.ip_pack_int8(values.data_ptr(), rows, columns, packed.data.data_ptr())
             return packed
-        _check_groups(values, scales)
-        packed = self._reserve(Kind.INT8_G32, values)
-        self._library.ip_pack_int8_g32(
-            values.data_ptr(), scales.data_ptr(), rows, columns, packed.data.data_ptr()
+        group = 16 if scales.shape == (rows, columns // 16) else 32
+        _check_groups(values, scales, group)
+        packed = self._reserve(Kind.INT8_G16 if group == 16 else Kind.INT8_G32, values)
+        self._library.ip_pack_int8_groups(
+            values.data_ptr(), scales.data_ptr(), group, rows, columns, packed.data.data_ptr()
         )
         return packed
 
@@ -95,10 +98,10 @@ class Packer:
         return PackedWeight(kind, rows, columns, data, scale)
 
 
-def _check_groups(values: Tensor, scales: Tensor) -> None:
+def _check_groups(values: Tensor, scales: Tensor, group: int = _GROUP) -> None:
     rows, columns = values.shape
-    if scales.shape != (rows, columns // 32):
+    if scales.shape != (rows, columns // group):
         raise UnsupportedError(
             f"scales {tuple(scales.shape)} for weights {tuple(values.shape)}: the kernels need "
-            "one for each 32 inputs"
+            f"one for each {group} inputs"
         )

@@ -29,6 +29,8 @@ from inferplane_cpu.native.packing import PackedWeight, Packer
 __all__ = ["NativeLinear"]
 
 _GROUP = 32
+_SMALL_GROUP = 16
+"""Of GGUF's Q6_K."""
 
 
 class NativeLinear(QuantKernel):
@@ -36,9 +38,9 @@ class NativeLinear(QuantKernel):
 
     @classmethod
     def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
-        """Integers with scales an output or in groups of a multiple of 32 inputs."""
+        """Integers with scales an output or in groups of a multiple of 32; int8 also of 16."""
         per_output_int8 = scheme.weight == "int8" and scheme.group == 0 and not scheme.offset
-        grouped = scheme.group > 0 and scheme.group % _GROUP == 0
+        grouped = scheme.group > 0 and scheme.group % _unit(scheme) == 0
         checks = (
             (scheme.weight in ("int4", "int8"), f"weights in {scheme.weight}: int4 and int8 only"),
             (per_output_int8 or grouped, f"group {scheme.group}: needs a multiple of {_GROUP}"),
@@ -62,15 +64,17 @@ class NativeLinear(QuantKernel):
             self._kind = Kind.INT4_G32
         else:
             rounds_inputs = scheme.activation == "int8" and not scheme.group
-            self._kind = Kind.INT8 if rounds_inputs else Kind.INT8_G32
+            by_groups = Kind.INT8_G16 if _unit(scheme) == _SMALL_GROUP else Kind.INT8_G32
+            self._kind = Kind.INT8 if rounds_inputs else by_groups
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
         """Wider groups, and whole rows, repeat their scales: one kernel serves them all."""
         packer = Packer(self._machine.library)
         scales, offsets = weight.scales, weight.offsets
         if self._kind != Kind.INT8:
-            groups = self._site.in_features // _GROUP
-            times = self._scheme.group // _GROUP or groups
+            unit = _unit(self._scheme)
+            groups = self._site.in_features // unit
+            times = self._scheme.group // unit or groups
             scales = scales.repeat_interleave(times, 1)[:, :groups]
             if offsets is not None:
                 offsets = offsets.repeat_interleave(times, 1)[:, :groups]
@@ -106,3 +110,9 @@ class NativeLinear(QuantKernel):
         rows, none = torch.zeros(len(x), dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
         program.run(StepArrays(rows, rows, none, none, none, (), ()))
         return program.buffers[target].to(x.dtype)
+
+
+def _unit(scheme: QuantScheme) -> int:
+    """Inputs of one scale as the kernels have them; wider groups repeat theirs."""
+    small = scheme.weight == "int8" and scheme.group == _SMALL_GROUP
+    return _SMALL_GROUP if small else _GROUP

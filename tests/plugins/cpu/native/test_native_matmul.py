@@ -33,6 +33,12 @@ def quantised(machine: Machine, kind: str, weight: Tensor) -> tuple[PackedWeight
             values = (grouped / scale[..., None]).round().clamp(-128, 127).to(torch.int8)
             packed = packer.int8(values.flatten(1), scale)
             return packed, (values * scale[..., None]).flatten(1)
+        case "int8 groups of 16":
+            grouped = weight.unflatten(1, (-1, 16))
+            scale = (grouped.abs().amax(2) / 127).half().float()
+            values = (grouped / scale[..., None]).round().clamp(-128, 127).to(torch.int8)
+            packed = packer.int8(values.flatten(1), scale)
+            return packed, (values * scale[..., None]).flatten(1)
         case "int4 symmetric":
             scale = (grouped.abs().amax(2) / 7).half().float()
             values = (grouped / scale[..., None]).round().clamp(-8, 7).to(torch.int8)
@@ -61,7 +67,10 @@ def apply(machine: Machine, packed: PackedWeight, x: Tensor, **options: object) 
 
 
 LIMITS = {"int8": 2e-2, "bf16": 4e-3}  # relative Frobenius norm; int8 rounds its inputs too
-KINDS = ["f32", "bf16", "int8", "int8 groups", "int4 symmetric", "int4 with offsets"]
+KINDS = [
+    *("f32", "bf16", "int8"),
+    *("int8 groups", "int8 groups of 16", "int4 symmetric", "int4 with offsets"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ SCHEMES = {
     "int8 per output": QuantScheme("int8"),
     "int8 per output and inputs": QuantScheme("int8", activation="int8"),
     "int8, groups of 32": QuantScheme("int8", group=32),
+    "int8, groups of 16": QuantScheme("int8", group=16),
     "int4 symmetric, groups of 32": QuantScheme("int4", group=32),
     "int4 symmetric, groups of 128": QuantScheme("int4", group=128),
     "int4 with offsets, groups of 64": QuantScheme("int4", group=64, offset=True),
@@ -62,6 +63,7 @@ def test_a_quantised_layer_multiplies_like_its_values(machine: Machine, name: st
     [
         (QuantScheme("fp8_e4m3"), "fp8_e4m3"),
         (QuantScheme("int4", group=16), "group 16"),
+        (QuantScheme("int8", group=48), "group 48"),
         (QuantScheme("int4", group=128, reordered=True), "activation order"),
         (QuantScheme("int8", activation="int8", activation_scale="static"), "static"),
     ],
