@@ -24,7 +24,7 @@ from inferplane.sampling_params import SamplingParams
 from inferplane.testing.tiny import write_tiny_model
 
 IDS = list(range(3, 43))
-WORST = {"int8": 0.02, "int4": 0.1, "fp8": 0.1}
+WORST = {"int8": 0.02, "int4": 0.15, "fp8": 0.1}
 """Largest error of a weight as a share of its row's largest one."""
 
 

@@ -1,6 +1,7 @@
 """Quantise a high-precision checkpoint while it is loaded: layer by layer, never as a whole.
 
-Round to nearest, no calibration. O output features, I input features.
+No calibration: int8 and fp8 round to nearest, int4 searches for its steps. O output features,
+I input features.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 from inferplane.errors import ConfigError, ModelError
 from inferplane.interfaces import CanonicalWeight, QuantFormat, QuantScheme
 from inferplane.quantization.canonical import num_groups, slice_weight
+from inferplane.quantization.scale_search import range_steps
 
 __all__ = ["ONLINE_KINDS", "Online"]
 
@@ -109,11 +111,11 @@ def _fill(target: CanonicalWeight, wide: Tensor) -> None:
 
 
 def _fill_steps(values: Tensor, scales: Tensor, offsets: Tensor, wide: Tensor) -> None:
-    """Sixteen even steps from a group's least to its greatest value."""
-    groups = wide.view(wide.shape[0], -1, _GROUP)
-    low, high = torch.aminmax(groups, dim=2)
-    step = ((high - low) / 15).clamp_min(_SMALLEST)
-    codes = ((groups - low[..., None]) / step[..., None]).round_().clamp_(0, 15) - 8
+    """Sixteen even steps over the part of a group's range that suits it best."""
+    groups = wide.view(-1, _GROUP)
+    step, low = range_steps(groups)
+    step.clamp_min_(_SMALLEST)
+    codes = (groups - low[:, None]).div_(step[:, None]).round_().clamp_(0, 15).sub_(8)
     values.copy_(codes.view_as(wide))
-    scales.copy_(step)
-    offsets.copy_(low + 8 * step)
+    scales.copy_(step.view_as(scales))
+    offsets.copy_((low + 8 * step).view_as(offsets))

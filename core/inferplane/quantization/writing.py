@@ -1,6 +1,7 @@
 """Quantised layers as compressed-tensors stores them: what `quantize` writes, layer by layer.
 
-Round to nearest, no calibration. O output features, I input features, G groups of inputs.
+No calibration: int8 and fp8 round to nearest, int4 searches for its scales. O output features,
+I input features, G groups of inputs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from inferplane.errors import ConfigError, ModelError
 from inferplane.quantization.packing import pack
+from inferplane.quantization.scale_search import symmetric_scales
 
 __all__ = ["GROUP", "METHODS", "compressed_config", "compressed_layer"]
 
@@ -22,6 +24,8 @@ GROUP = 32
 """Inputs that share a scale in int4."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _LEAST = 1e-12
+_PIECE = 2**15
+"""Groups rounded at once: a layer needs float32 for itself and this many."""
 _MOST_FP8 = 448.0
 
 _INT8: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
@@ -93,16 +97,21 @@ def _int8(layer: str, wide: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _int4(layer: str, wide: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Steps of 2/15 of a group's largest magnitude, which itself may lose half a step."""
+    """Scales by search, codes for the scales as they are stored."""
     if wide.shape[1] % GROUP:
         raise ModelError(
             f"tensor '{layer}.weight' has {wide.shape[1]} inputs, int4 needs a multiple of "
             f"{GROUP}: use method int8"
         )
-    groups = wide.view(wide.shape[0], -1, GROUP)
-    scales = _stored(groups.abs().amax(2) / 7.5, dtype)
-    codes = (groups / scales.float()[..., None]).round().clamp(-8, 7) + 8
-    return _packed(wide, codes.view_as(wide), 4) | {"weight_scale": scales}
+    groups = wide.view(-1, GROUP)
+    scales = _stored(symmetric_scales(groups), dtype)
+    codes = torch.empty(wide.shape, dtype=torch.uint8)
+    grouped = codes.view(-1, GROUP)
+    for at in range(0, len(groups), _PIECE):
+        some = slice(at, at + _PIECE)
+        steps = groups[some] / scales[some, None].float()
+        grouped[some] = steps.round_().clamp_(-8, 7).add_(8).to(torch.uint8)
+    return _packed(wide, codes, 4) | {"weight_scale": scales.view(len(wide), -1)}
 
 
 def _fp8(layer: str, wide: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -119,5 +128,6 @@ def _packed(wide: Tensor, codes: Tensor, bits: int) -> dict[str, Tensor]:
 
 
 def _stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the checkpoint's dtype, and no less than the smallest number that divides there."""
-    return scales.clamp_min(max(_LEAST, torch.finfo(dtype).tiny)).to(dtype)
+    """In the checkpoint's dtype, and no smaller than the smallest number that divides there."""
+    least = max(_LEAST, torch.finfo(dtype).tiny)
+    return torch.where(scales.abs() < least, least, scales).to(dtype)
