@@ -16,7 +16,11 @@ from inferplane.server.schema.chat import chat_structure
 from inferplane.server.schema.completions import completion_structure
 from inferplane.server.schema.fields import Structure
 from inferplane.server.schema.messages import count_tokens_structure, messages_structure
-from inferplane.server.schema.responses import counted_structure, responses_structure
+from inferplane.server.schema.responses import (
+    compacted_structure,
+    counted_structure,
+    responses_structure,
+)
 from inferplane.server.schema.tokenize import detokenize_structure, tokenize_structure
 
 __all__ = ["openapi_document"]
@@ -26,6 +30,7 @@ _BODIES: Mapping[str, Callable[[Limits], Structure]] = {
     "/v1/completions": completion_structure,
     "/v1/responses": responses_structure,
     "/v1/responses/input_tokens": counted_structure,
+    "/v1/responses/compact": compacted_structure,
     "/v1/messages": messages_structure,
     "/v1/messages/count_tokens": count_tokens_structure,
     "/v1/batches": lambda _: batch_structure(ENDPOINTS),

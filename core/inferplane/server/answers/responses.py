@@ -17,7 +17,7 @@ from inferplane.server.generation import Choice, Generation
 from inferplane.server.tools.events import Content, Reasoning
 from inferplane.tokenization.text_stream import TextDelta
 
-__all__ = ["ResponseAnswer", "response_head"]
+__all__ = ["ResponseAnswer", "response_head", "response_usage"]
 
 
 def response_head(
@@ -59,6 +59,21 @@ def response_head(
         "usage": None,
         "user": found.get("user"),
         "metadata": found.get("metadata") or {},
+    }
+
+
+def response_usage(generation: Generation) -> dict[str, Any]:
+    """The `usage` object, by the names of this dialect."""
+    counts: dict[str, Any] = usage(generation)
+    return {
+        "input_tokens": counts["prompt_tokens"],
+        "input_tokens_details": {
+            "cached_tokens": counts["prompt_tokens_details"]["cached_tokens"],
+            "cache_write_tokens": 0,
+        },
+        "output_tokens": counts["completion_tokens"],
+        "output_tokens_details": counts["completion_tokens_details"],
+        "total_tokens": counts["total_tokens"],
     }
 
 
@@ -175,20 +190,7 @@ class ResponseAnswer(Framing):
     def _finish(self, status: str, **members: object) -> None:
         self._writer.close("incomplete")
         self.object |= {"status": status, "output": self._writer.items, **members}
-        self.object["usage"] = self._usage()
+        self.object["usage"] = response_usage(self.generation)
         if status == "completed":
             self.object["completed_at"] = int(time.time())
         self._on_end(self.object)
-
-    def _usage(self) -> dict[str, Any]:
-        counts: dict[str, Any] = usage(self.generation)
-        return {
-            "input_tokens": counts["prompt_tokens"],
-            "input_tokens_details": {
-                "cached_tokens": counts["prompt_tokens_details"]["cached_tokens"],
-                "cache_write_tokens": 0,
-            },
-            "output_tokens": counts["completion_tokens"],
-            "output_tokens_details": counts["completion_tokens_details"],
-            "total_tokens": counts["total_tokens"],
-        }

@@ -1,4 +1,4 @@
-"""POST /v1/responses and what its prompt would measure: /v1/responses/input_tokens."""
+"""POST /v1/responses, what its prompt would measure (/input_tokens), and /compact."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
 from inferplane.server.handling import Asked, answer_headers, ask, finish, handle_json
 from inferplane.server.routes.responses_background import BackgroundRuns
+from inferplane.server.routes.responses_compact import Compactor, check_compaction
 from inferplane.server.routes.responses_stored import stored_routes
 from inferplane.server.routing import ScopedRoute
 from inferplane.server.sampling import check_sampling
 from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.report import Report
-from inferplane.server.schema.responses import LOGPROBS, counted_structure, responses_structure
+from inferplane.server.schema.responses import (
+    LOGPROBS,
+    compacted_structure,
+    counted_structure,
+    responses_structure,
+)
 from inferplane.server.schema.responses_chat import (
     chat_fields,
     chat_messages,
@@ -67,20 +73,23 @@ def routes(context: ServerContext) -> list[ScopedRoute]:
         headers = answer_headers(context, asked)
         return Response(body, media_type="application/json", headers=headers)
 
-    paths = {"": respond, "/input_tokens": count, "/compact": _not_compacted}
+    compactor = Compactor(context, maker.items)
+    compacted = compacted_structure(limits)
+
+    async def compact(request: Request) -> Response:
+        try:
+            return await handle_json(
+                context, compacted, request, check_compaction, compactor.answer
+            )
+        except (ApiError, RequestError) as error:
+            raise maker.names.error(error) from None
+
+    paths = {"": respond, "/input_tokens": count, "/compact": compact}
     made = [
         ScopedRoute("/v1/responses" + path, endpoint, methods=["POST"], scope="infer")
         for path, endpoint in paths.items()
     ]
     return [*made, *stored_routes(stored, maker.runs)]
-
-
-async def _not_compacted(request: Request) -> Response:
-    raise ApiError.of(
-        "route_not_found",
-        "conversations are not compacted here",
-        hint="send truncation: auto, which leaves out the oldest items",
-    )
 
 
 def _check(found: Mapping[str, Any], report: Report) -> None:
@@ -116,7 +125,7 @@ class _Maker:
     async def answer(self, asked: Asked, serving: Serving) -> Response:
         """Answer a checked request."""
         found = asked.found
-        items = await self._items(asked)
+        items = await self.items(asked)
         order = await self._order(asked, serving, items)
         self.names.notices(asked.report)
         response = self._answer(asked, serving, order, items)
@@ -127,7 +136,7 @@ class _Maker:
 
     async def count(self, asked: Asked) -> int:
         """Tokens of the prompt that an equal request would have."""
-        items = await self._items(asked)
+        items = await self.items(asked)
         number = await count_chat(self.context, _chat(asked.found, items), asked.report)
         self.names.notices(asked.report)
         return number
@@ -145,7 +154,7 @@ class _Maker:
             keep = partial(_forget)
         return ResponseAnswer(head, order.generation, order.reader(), writer, names, keep)
 
-    async def _items(self, asked: Asked) -> list[dict[str, Any]]:
+    async def items(self, asked: Asked) -> list[dict[str, Any]]:
         """The whole conversation: what was stored, then what is new. Raises ApiError."""
         found, owner = asked.found, asked.caller.name
         items: list[dict[str, Any]] = []
@@ -159,7 +168,7 @@ class _Maker:
                     "answers are kept for an hour; send the conversation as input instead",
                 )
             items += before.conversation()
-        for index, item in enumerate(input_items(found["input"])):
+        for index, item in enumerate(input_items(found.get("input", ()))):
             if item["type"] == "item_reference":
                 items.append(await self._referred(owner, item["id"], f"input.{index}.id"))
             else:

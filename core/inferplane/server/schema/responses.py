@@ -17,7 +17,13 @@ from inferplane.server.schema.responses_items import input_kind
 from inferplane.server.schema.responses_tools import tool_fields
 from inferplane.server.schema.sampling import sampling_fields, thinking_budget_field
 
-__all__ = ["LOGPROBS", "counted_structure", "metadata_field", "responses_structure"]
+__all__ = [
+    "LOGPROBS",
+    "compacted_structure",
+    "counted_structure",
+    "metadata_field",
+    "responses_structure",
+]
 
 LOGPROBS = "message.output_text.logprobs"
 """The member of `include` that asks for log-probabilities."""
@@ -58,6 +64,17 @@ _COUNTED = (
     "truncation",
     "conversation",
 )
+_COMPACTED = (
+    "model",
+    "instructions",
+    "previous_response_id",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "service_tier",
+    "priority",
+    "cache_salt",
+)
 
 
 def responses_structure(limits: Limits) -> Structure:
@@ -93,6 +110,13 @@ def counted_structure(limits: Limits) -> Structure:
     """The part of the table that a prompt depends on."""
     fields = responses_structure(limits).fields
     return Structure([field for name, field in fields.items() if name in _COUNTED])
+
+
+def compacted_structure(limits: Limits) -> Structure:
+    """The table of /compact, whose conversation may be a stored answer's alone."""
+    fields = responses_structure(limits).fields
+    given = Field("input", input_kind(limits), "A text or items.")
+    return Structure([given, *(fields[name] for name in _COMPACTED)])
 
 
 def metadata_field() -> Field:

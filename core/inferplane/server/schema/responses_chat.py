@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from inferplane.server.limits import Limits
+from inferplane.server.schema.compaction import unseal
 from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.responses_tools import (
     CUSTOM_ARGUMENT,
@@ -25,7 +26,10 @@ _PREFIXES = {
     "custom_tool_call": "ctc_",
     "custom_tool_call_output": "ctco_",
     "reasoning": "rs_",
+    "compaction": "cmp_",
 }
+_SUMMARY = "Summary of the conversation so far:\n"
+"""Comes before what a compaction stands for, which the assistant says."""
 _SAME = (
     "temperature",
     "top_p",
@@ -67,7 +71,10 @@ def _item(item: Mapping[str, Any]) -> dict[str, Any]:
     kind = item["type"]
     if kind == "item_reference":
         return dict(item)
-    made = {"id": _PREFIXES[kind] + secrets.token_hex(16), "status": "completed", **item}
+    id = _PREFIXES[kind] + secrets.token_hex(16)
+    if kind == "compaction":
+        return {"id": id, **item}
+    made = {"id": id, "status": "completed", **item}
     if kind == "message" and isinstance(made["content"], str):
         own = made["role"] == "assistant"
         part: dict[str, Any] = {"type": "output_text" if own else "input_text"}
@@ -110,6 +117,9 @@ def chat_messages(
             _add_message(messages, item)
         elif kind == "reasoning":
             _open_turn(messages, "reasoning", "content", "tool_calls")["reasoning"] = _thought(item)
+        elif kind == "compaction":
+            summary = unseal(item["encrypted_content"]) or ""
+            _open_turn(messages, "content", "tool_calls")["content"] = _SUMMARY + summary
         elif kind in ("function_call", "custom_tool_call"):
             _open_turn(messages).setdefault("tool_calls", []).append(_call(item))
         else:

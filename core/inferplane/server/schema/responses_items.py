@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from inferplane.server.limits import Limits
+from inferplane.server.schema.compaction import Sealed
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Json, ListOf, OneOf, Text
 from inferplane.server.schema.report import Report
@@ -12,12 +13,14 @@ from inferplane.server.schema.report import Report
 __all__ = ["input_kind"]
 
 _MEDIA = "send text; this model takes no media"
-_HOSTED = "only messages, function and custom calls, their outputs and reasoning have a meaning"
+_HOSTED = (
+    "only messages, function and custom calls, their outputs, reasoning and compactions have a "
+    "meaning"
+)
 _HOSTED_ITEMS = (
     "apply_patch_call",
     "apply_patch_call_output",
     "code_interpreter_call",
-    "compaction",
     "computer_call",
     "computer_call_output",
     "file_search_call",
@@ -71,6 +74,13 @@ def _item() -> _Item:
             ),
             "custom_tool_call_output": Structure(result),
             "reasoning": _reasoning(),
+            "compaction": Structure(
+                [
+                    Field("type", Text(), "compaction."),
+                    Field("id", Text(1, 256), "Which summary."),
+                    _field("encrypted_content", Sealed()),
+                ]
+            ),
             "item_reference": Structure(
                 [Field("type", Text(), "item_reference."), _field("id", Text(1, 256))]
             ),
