@@ -38,8 +38,14 @@ def null_settings(folder: Path, *, options=None, scheduler=None, config=None, ta
         plugins=("inferplane.testing.null",),
         task=task,
     )
-    defaults = {"port": 0, "load_wait_s": 20.0, "drain_delay_s": 0.0, "shutdown_timeout_s": 5.0}
-    return ServeSettings(launch=launch, model_source=MODEL, **(defaults | more))
+    defaults = {
+        "model_source": MODEL,
+        "port": 0,
+        "load_wait_s": 20.0,
+        "drain_delay_s": 0.0,
+        "shutdown_timeout_s": 5.0,
+    }
+    return ServeSettings(launch=launch, **(defaults | more))
 
 
 class LiveServer:

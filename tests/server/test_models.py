@@ -29,3 +29,11 @@ def test_probes_are_ready(http):
     for path in ("/livez", "/readyz", "/startupz", "/health"):
         told = http.get(path).json()
         assert told["status"] == "ok" and told["phase"] == "ready" and told["pct"] == 100
+
+
+def test_nobody_is_told_where_a_model_is_on_the_disk(start, model_folder):
+    server = start(model_source=str(model_folder))
+    with server.client() as http:
+        answer = http.get("/v1/models")
+    assert answer.json()["data"][0]["root"] == "tiny"
+    assert str(model_folder.parent) not in answer.text

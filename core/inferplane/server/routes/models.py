@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inferplane.server.answers.frames import encode
-from inferplane.server.context import ServerContext
+from inferplane.server.context import ServerContext, own_name
 from inferplane.server.routing import ScopedRoute
 
 __all__ = ["routes"]
@@ -39,7 +39,7 @@ def _card(context: ServerContext) -> dict[str, object]:
         "object": "model",
         "created": context.card.created,
         "owned_by": "inferplane",
-        "root": context.settings.model_source,
+        "root": own_name(context.settings.model_source),
         "parent": None,
         "max_model_len": config.max_model_len if info is None else info.max_model_len,
         "aliases": list(names[1:]),
