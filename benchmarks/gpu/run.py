@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from shapes import BASELINE_S, GOALS, SHAPES, VARIANTS, Shape, serial_floor_s
 from workloads import FULL, TINY, Workload, check_sums, workloads
 
 STARTED = time.perf_counter()
-PARTS = ("probe", "numerics", "kernels", "quantized", "sampling", "profile")
+CARD_PARTS = {
+    "kernels": ("kernels", "time_kernels"),
+    "quantized": ("quantized_kernels", "time_quantized"),
+    "sampling": ("drawing", "time_drawing"),
+    "flashinfer": ("flashinfer_rows", "compare_flashinfer"),
+}
+"""Part -> module, imported only when asked for, and what it takes the seconds left."""
+PARTS = ("probe", "numerics", *CARD_PARTS, "profile")
 """What `--only` may name besides the workloads."""
 
 
@@ -72,18 +80,9 @@ def run_parts(args: argparse.Namespace, wanted: set[str] | None, report: dict[st
         from numerics import check_numerics  # likewise
 
         report["numerics"] = check_numerics(args.device, plugins_of(args), args.tiny, args.gguf)
-    if asked("kernels", False) and on_gpu:
-        from kernels import time_kernels  # likewise
-
-        report["kernels"] = time_kernels(left(args) - 20)
-    if asked("quantized", False) and on_gpu:
-        from quantized_kernels import time_quantized  # likewise
-
-        report["quantized"] = time_quantized(left(args) - 20)
-    if asked("sampling", False) and on_gpu:
-        from drawing import time_drawing  # likewise
-
-        report["sampling"] = time_drawing(left(args) - 20)
+    for part, (module, function) in CARD_PARTS.items():
+        if asked(part, False) and on_gpu:
+            report[part] = getattr(import_module(module), function)(left(args) - 20)
 
 
 def run_model(args: argparse.Namespace, name: str, wanted: set[str] | None) -> dict[str, Any]:

@@ -11,5 +11,10 @@ def register_platforms(register: Register) -> None:
 
 
 @hookimpl
+def register_attention(register: Register) -> None:
+    register("flashinfer", "inferplane_cuda.attention.flashinfer:FlashInferAttention", on=("cuda",))
+
+
+@hookimpl
 def register_kernels(register: Register) -> None:
     register("logits/1", "inferplane_cuda.kernels.logits:LOGITS", on=("cuda",))

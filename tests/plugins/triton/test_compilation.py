@@ -120,6 +120,12 @@ CASES = {
             "K_SIZE": 1024, "V_SIZE": 1024, "K_BLOCK": 1024, "V_BLOCK": 1024,
         },
     ),
+    "list pages": Case(
+        "cache:list_pages",
+        {"BLOCK": 128},
+        {"starts": "*i32", "out": "*i32"},
+        options={"num_warps": 1},
+    ),
     "rms_norm": Case("norm:rms_norm_rows", {"SIZE": 4096, "BLOCK": 4096}),
     "add_rms_norm": Case("norm:add_rms_norm_rows", {"SIZE": 4096, "BLOCK": 4096}),
     "silu_mul": Case("activation:gated_rows", {"SIZE": 14336, "GELU": False, "BLOCK": 1024}),

@@ -18,3 +18,16 @@ def write_slots(
     at = tl.arange(0, V_BLOCK)
     v = tl.load(v_ptr + token * v_stride + at, mask=at < V_SIZE, other=0.0)
     tl.store(v_cache + slot * V_SIZE + at, v.to(v_cache.dtype.element_ty), mask=at < V_SIZE)
+
+
+@triton.jit
+def list_pages(tables, starts, out, stride, BLOCK: tl.constexpr):
+    """Program s stores the first starts[s+1] - starts[s] blocks of row s of i32 tables at
+    out[starts[s]]."""
+    row = tl.program_id(0)
+    start = tl.load(starts + row)
+    count = tl.load(starts + row + 1) - start
+    for begin in range(0, count, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        block = tl.load(tables + row.to(tl.int64) * stride + at, mask=at < count, other=0)
+        tl.store(out + start + at, block, mask=at < count)

@@ -69,6 +69,12 @@ class GpuGraphs(GraphCompiler):
         self._seconds += time.perf_counter() - began
         return _Replay(graph, bucket, example, outputs)
 
+    def before_replay(self, bucket: Bucket, host: tuple[object, ...]) -> None:
+        """Host parts that can be called are: plans that a backend makes outside of its capture."""
+        for part in host:
+            if callable(part):
+                part()
+
     def seal(self) -> None:
         """From here on compiles are counted as late."""
         self._sealed = True

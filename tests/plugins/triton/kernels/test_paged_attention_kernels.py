@@ -20,6 +20,7 @@ from inferplane.interfaces import (
     StepBatch,
 )
 from inferplane_triton.attention.paged import PagedAttention
+from inferplane_triton.device.cache import list_pages
 
 BLOCK, NUM_BLOCKS = 16, 140
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -255,3 +256,11 @@ def test_what_it_cannot_do_is_said(device: str) -> None:
     wide = spec_of((4, 2), 512)
     assert "causal" in PagedAttention.supports(encoder, Capabilities())[0]
     assert "512" in PagedAttention.supports(wide, Capabilities())[0]
+
+
+def test_blocks_of_all_sequences_are_listed_one_after_another(device: str) -> None:
+    tables = torch.arange(600, dtype=torch.int32, device=device).view(3, 200)
+    starts = torch.tensor([0, 150, 150, 153], dtype=torch.int32, device=device)
+    out = torch.zeros(153, dtype=torch.int32, device=device)
+    list_pages[(3,)](tables, starts, out, tables.stride(0), BLOCK=64)
+    assert out.tolist() == [*range(150), 400, 401, 402]
