@@ -8,6 +8,7 @@ import pytest
 
 from inferplane.engine.prompt_scores import PromptScores
 from inferplane.engine.recovery import Recovery
+from inferplane.engine.row_extras import RowExtras
 from inferplane.scheduling.block_pool import BlockPool
 from inferplane.testing.simulation.engine_run import EngineReport, simulate_engine
 from inferplane.testing.simulation.violation import Violation
@@ -15,10 +16,10 @@ from inferplane.testing.simulation.violation import Violation
 TURNS = 60
 
 
-def run(seeds: range) -> Counter[str]:
+def run(seeds: range, grammars: bool = True) -> Counter[str]:
     ended: Counter[str] = Counter()
     for seed in seeds:
-        report: EngineReport = simulate_engine(seed, TURNS)
+        report: EngineReport = simulate_engine(seed, TURNS, grammars)
         ended.update(report.ended)
         ended["restarts"] += report.restarts
     return ended
@@ -53,12 +54,12 @@ class TestBugsThatWereFound:
 
         monkeypatch.setattr(PromptScores, "collect", keep_all)
         with pytest.raises(Violation, match="INV-10"):
-            run(range(1, 2))
+            run(range(1, 2), grammars=False)
 
     def test_blocks_that_a_lone_run_left_unclean(self, monkeypatch):
         monkeypatch.setattr(BlockPool, "distrust", lambda self, blocks: None)
         with pytest.raises(AssertionError, match="without zeroing"):
-            run(range(328, 329))
+            run(range(328, 329), grammars=False)
 
     def test_a_crash_on_a_token_that_only_the_device_knew(self, monkeypatch):
         made = Recovery.__init__
@@ -73,4 +74,9 @@ class TestBugsThatWereFound:
 
         monkeypatch.setattr(Recovery, "__init__", shallow)
         with pytest.raises(Violation, match="INV-19"):
-            run(range(20, 21))
+            run(range(20, 21), grammars=False)
+
+    def test_a_row_without_its_mask(self, monkeypatch):
+        monkeypatch.setattr(RowExtras, "mask_after", lambda self, token_ids: None)
+        with pytest.raises(Violation, match="INV-24"):
+            run(range(0, 10))

@@ -49,7 +49,9 @@ class Engine:
         shapes: ShapePolicy,
         clock: Callable[[], float],
         hash_root: bytes,
+        grammars: Grammars | None = None,
     ) -> None:
+        """`grammars` None = over the vocabulary of the checkpoint that the plan names."""
         config, sampler = launch.config, launch.caps.sampler
         # token_source reaches one step back, so overlap goes no deeper
         limits = replace(launch.caps.limits, async_steps=min(launch.caps.limits.async_steps, 1))
@@ -73,7 +75,7 @@ class Engine:
             host_bound=lambda request: needs_last_token(request.sampling, sampler),
         )
         vocab_size = launch.model.vocab_size
-        self.grammars = Grammars(vocabulary_maker(config.model, vocab_size), vocab_size)
+        self.grammars = grammars or Grammars(vocabulary_maker(config.model, vocab_size), vocab_size)
         self.builder = BatchBuilder(
             kv, sampler, config.max_num_seqs, config.max_model_len, vocab_size, self.grammars
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +43,18 @@ def vocabulary_maker(model: str, width: int) -> Callable[[], LLTokenizer]:
 
 
 class Grammars:
-    """Of one engine. `vocabulary` makes the library's tokenizer, once, when first needed."""
+    """Of one engine. `vocabulary` makes the library's tokenizer, once, when first needed.
 
-    def __init__(self, vocabulary: Callable[[], LLTokenizer], width: int) -> None:
+    `pool` is where grammars are built; None = a thread of their own.
+    """
+
+    def __init__(
+        self, vocabulary: Callable[[], LLTokenizer], width: int, pool: Executor | None = None
+    ) -> None:
         self._make_vocabulary = vocabulary
         self._vocabulary: LLTokenizer | None = None
         self._width = width
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = pool
         self._building: dict[str, Future[LLMatcher]] = {}
         self._pristine: OrderedDict[str, LLMatcher] = OrderedDict()
         self._states: dict[str, GrammarState] = {}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from inferplane.engine.engine import Engine
+from inferplane.engine.grammars import Grammars
 from inferplane.interfaces import Change, EngineConfig, ModelShape, ShapePolicy
 from inferplane.launch import LaunchPlan, SchedulerConfig
 from inferplane.registry import Entry
@@ -67,7 +68,9 @@ def null_plan(
 
 
 def null_engine(
-    plan: LaunchPlan, clock: Callable[[], float] = time.monotonic
+    plan: LaunchPlan,
+    clock: Callable[[], float] = time.monotonic,
+    grammars: Grammars | None = None,
 ) -> tuple[Engine, NullExecutor]:
     """An engine that is ready to step, and its executor to look into."""
     executor = NullExecutor(
@@ -76,7 +79,7 @@ def null_engine(
     executor.load(lambda *_: None)
     kv = executor.plan_kv()
     executor.start(kv, lambda *_: None)
-    engine = Engine(executor, kv, plan, ShapePolicy(), clock, hash_root=b"null")
+    engine = Engine(executor, kv, plan, ShapePolicy(), clock, b"null", grammars)
     return engine, executor
 
 

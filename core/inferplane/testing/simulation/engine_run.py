@@ -6,10 +6,13 @@ every batch and holds the true past of each KV slot, so wrong tables or stale ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import TypeVar
+
+from msgspec import structs
 
 from inferplane.engine.messages import Admitted, SequenceOutput, TokenLogprobs
 from inferplane.engine.reaper import reap
@@ -19,9 +22,10 @@ from inferplane.errors import DeviceError
 from inferplane.interfaces import ShapePolicy, StepBatch, StepResult
 from inferplane.launch import LaunchPlan, SchedulerConfig
 from inferplane.request import FinishReason, Request
-from inferplane.sampling_params import SamplingParams
+from inferplane.sampling_params import Grammar, SamplingParams
 from inferplane.testing.null import NullExecutor, NullOptions, NullPending
 from inferplane.testing.null_engine import null_engine, null_plan
+from inferplane.testing.simulation.letters import ENDS, allows, drawn_grammars, letter_grammars
 from inferplane.testing.simulation.violation import Stuck, Violation
 
 __all__ = ["EngineReport", "simulate_engine"]
@@ -93,9 +97,12 @@ class _Lost(NullPending):
         raise DeviceError("the worker died in the step")
 
 
-def simulate_engine(seed: int, turns: int) -> EngineReport:
-    """Faults for `turns` steps, then peace until all have ended. Raises Violation."""
-    run = _Run(Random(seed))
+def simulate_engine(seed: int, turns: int, grammars: bool = True) -> EngineReport:
+    """Faults for `turns` steps, then peace until all have ended. Raises Violation.
+
+    With `grammars` some requests want their output structured.
+    """
+    run = _Run(Random(seed), grammars)
     for _ in range(turns):
         run.disturb()
         run.step()
@@ -106,12 +113,13 @@ def simulate_engine(seed: int, turns: int) -> EngineReport:
 class _Run:
     """One seed's engine, its requests and the hand that disturbs them."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, grammars: bool) -> None:
         self.rng = rng
+        self.grammars = drawn_grammars() if grammars else ()
         self.report = EngineReport()
         self.now = 0.0
         self.plan = _draw_plan(rng)
-        self.engine, _ = null_engine(self.plan, lambda: self.now)
+        self.engine, _ = null_engine(self.plan, lambda: self.now, letter_grammars(_VOCABULARY))
         self.kv = self.engine.executor.plan_kv()
         self.death_rate = rng.choice((0.0, 0.0, 0.02, 0.1))
         self.arrival = rng.choice((0.1, 0.5, 1.5))
@@ -145,7 +153,8 @@ class _Run:
         left = self.arrival
         while rng.random() < left:
             left -= 1
-            self.add(_draw_request(rng, f"r{self.count}", self.plan))
+            request = _draw_request(rng, f"r{self.count}", self.plan)
+            self.add(_structured(request, self.grammars))
         alive = [name for name, told in self.told.items() if told.end is None]
         if alive and rng.random() < self.abort_rate:
             self.engine.abort(rng.sample(alive, min(len(alive), rng.choice((1, 1, 3)))))
@@ -227,6 +236,9 @@ class _Run:
             )
             if not same or (finish, stop_reason) != (alone.end or end)[:2]:
                 raise Violation(22, f"{name} ends as {end}, alone as {alone.end}")
+        grammar = told.request.sampling.grammar
+        if grammar is not None and not allows(grammar, told.tokens, _VOCABULARY):
+            raise Violation(24, f"{name}: {told.tokens} breaks its grammar")
         self._check_error(told, alone, error)
 
     def _check_error(self, told: _Told, alone: _Told, error: str) -> None:
@@ -271,7 +283,7 @@ def _alone(plan: LaunchPlan, request: Request) -> _Told:
         max_num_seqs=plan.config.max_num_seqs,
         max_batched_tokens=plan.config.max_batched_tokens,
     )
-    engine, _ = null_engine(calm, lambda: 0.0)
+    engine, _ = null_engine(calm, lambda: 0.0, letter_grammars(_VOCABULARY))
     told = _Told(request)
     engine.add(request)
     while engine.busy:
@@ -340,11 +352,22 @@ def _draw_request(rng: Random, name: str, plan: LaunchPlan) -> Request:
         request_id=name,
         prompt_ids=(*shared, *own),
         sampling=SamplingParams(max_tokens=1, seed=0) if pooling else sampling,
-        eos_ids=(5, 6),
+        eos_ids=ENDS,
         priority=rng.randrange(3),
         cache_domain=rng.choice((b"", b"other")),
         deadline_s=rare(None, 0.5),
         pooling=pooling,
+    )
+
+
+def _structured(request: Request, grammars: Sequence[Grammar]) -> Request:
+    """One in seven is bound to a grammar; drawn from its seed, so that all else stays the same."""
+    seed = request.sampling.seed or 0
+    if request.pooling or not grammars or seed % 7:
+        return request
+    grammar = grammars[seed // 7 % len(grammars)]
+    return structs.replace(
+        request, sampling=structs.replace(request.sampling, grammar=grammar, min_tokens=0)
     )
 
 
