@@ -150,7 +150,8 @@ void attend_pieces(const Walk& w, const Instruction& i, int thread) {
         held = {t, chunk, partial_at(part, i.dim_v, t.most), true};
     };
     each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
-        if (!split) return hold(t, -1, (float*)(own + (t.most == WIDE ? wide_scratch(i.dim) : attention_scratch(i.dim))));
+        const int64_t used = t.most == WIDE ? wide_scratch(i.dim) : attention_scratch(i.dim);
+        if (!split) return hold(t, -1, (float*)(own + used));
         for (int64_t c = 0; c < t.chunks(); c++)
             hold(t, c, w.program.partials + (first + c) * partial_floats(i.dim_v));
     });

@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -155,9 +156,10 @@ const char* tiles_refused() {
     if ((d & need) != need) return "the processor has no AMX for bf16 and int8";
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & 1u << 27)) return "the system does not save extended state";
     if ((enabled_state() >> 17 & 3) != 3) return "the system does not save tiles (XCR0 without bits 17 and 18)";
-    if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA))
-        return "the kernel does not permit tiles to this process (arch_prctl; Linux 5.16 or newer does)";
-    return nullptr;
+    if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0) return nullptr;
+    // a thread's alternate signal stack may be too small for the larger state
+    return errno == ENOSPC ? "the kernel permits no tiles beside a signal stack that is too small for them"
+                           : "the kernel permits no tiles to this process (arch_prctl; Linux 5.16 or newer may)";
 #endif
 }
 
