@@ -76,6 +76,19 @@ class QuantizedRows:
             _static_scales(largest, kv_codes(kind, fp8)[1], buffer.device),
         )
 
+    @classmethod
+    def beside(
+        cls,
+        codes: Tensor,
+        scales: Tensor,
+        kind: str,
+        largest: Sequence[float] = (),
+        fp8: str = "e4m3fn",
+    ) -> QuantizedRows:
+        """Over codes i8[B,S,K,H] and scales bf16[B,S,K] in tensors of their own."""
+        static = _static_scales(largest, kv_codes(kind, fp8)[1], scales.device)
+        return cls(codes, scales, kind, fp8, static)
+
     def write(self, slots: Tensor, new: Tensor) -> None:
         """Store new[N,K,H] at `slots`: its largest magnitude becomes the largest code, or what lies
         beyond the static scale is clipped.

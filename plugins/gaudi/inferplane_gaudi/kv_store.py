@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import ConfigError
+from inferplane.execution.quantized_kv import KV_KINDS, QuantizedKV, QuantizedRows, row_bytes
 from inferplane.execution.torch_kv_store import PagedKV
 from inferplane.interfaces import Allocator, Array, DeviceRuntime, KVPlan, KVStore, LayerKV
 
@@ -22,19 +23,24 @@ class FlatKVStore(KVStore):
     """Compiled programs alias whole tensors here, so nothing is a view of one large buffer.
 
     A layer's keys are [N,K,H] and its values [N,K,Hv], slot = block * block_size + offset, which
-    backends read by blocks as layout nhd. The i-th layers of all groups share their tensors, since
-    a block serves one group at a time.
+    backends read by blocks as layout nhd; in 8 bits codes [N,K,H] and scales [N,K] each. The i-th
+    layers of all groups share their tensors, since a block serves one group at a time.
     """
 
-    def __init__(self, device: DeviceRuntime, allocator: Allocator) -> None:
+    def __init__(self, device: DeviceRuntime, allocator: Allocator, fp8: str = "e4m3fn") -> None:
+        """`fp8`: what the device's codes of that kind mean."""
+        self._fp8 = fp8
         self._device = torch.device(device.torch_device)
         self._allocator = allocator
         self._tensors: list[Tensor] = []
-        self._layers: dict[str, PagedKV] = {}
+        self._layers: dict[str, PagedKV | QuantizedKV] = {}
         self._block_size = 0
 
     def bytes_per_block(self, layer: LayerKV, block_size: int) -> int:
         """Keys and values in the layer's dtype; a name that is no dtype raises ConfigError."""
+        if layer.dtype in KV_KINDS:
+            rows = row_bytes(layer.head_dim) + row_bytes(layer.head_dim_v)
+            return block_size * layer.num_kv_heads * rows
         per_token = layer.num_kv_heads * (layer.head_dim + layer.head_dim_v)
         return block_size * per_token * _dtype(layer).itemsize
 
@@ -48,13 +54,13 @@ class FlatKVStore(KVStore):
         self._block_size = plan.block_size
         for sharing in zip_longest(*(group.layers for group in plan.groups)):
             layers = [layer for layer in sharing if layer is not None]
-            pair = self._take(layers, plan)
-            self._tensors += pair
-            k, v = (torch.unflatten(x, 0, (plan.num_blocks, plan.block_size)) for x in pair)
+            taken = self._take(layers, plan)
+            self._tensors += taken
+            by_block = [torch.unflatten(x, 0, (plan.num_blocks, plan.block_size)) for x in taken]
             for layer in layers:
-                self._layers[layer.name] = PagedKV(k, v, layer.layout, plan.block_size)
+                self._layers[layer.name] = self._handle(layer, by_block, plan.block_size)
 
-    def layer(self, name: str) -> PagedKV:
+    def layer(self, name: str) -> PagedKV | QuantizedKV:
         """The handle of a layer."""
         return self._layers[name]
 
@@ -80,17 +86,35 @@ class FlatKVStore(KVStore):
         keys, values = (torch.from_numpy(x).to(self._device) for x in (k, v))
         self._layers[layer].write(self._index(slots), keys, values)
 
-    def _take(self, layers: list[LayerKV], plan: KVPlan) -> tuple[Tensor, Tensor]:
+    def _handle(
+        self, layer: LayerKV, by_block: list[Tensor], block_size: int
+    ) -> PagedKV | QuantizedKV:
+        if layer.dtype not in KV_KINDS:
+            k, v = by_block
+            return PagedKV(k, v, layer.layout, block_size)
+        k, v, k_scales, v_scales = by_block
+        return QuantizedKV(
+            QuantizedRows.beside(k, k_scales, layer.dtype, layer.k_largest, self._fp8),
+            QuantizedRows.beside(v, v_scales, layer.dtype, layer.v_largest, self._fp8),
+        )
+
+    def _take(self, layers: list[LayerKV], plan: KVPlan) -> tuple[Tensor, ...]:
+        """Keys and values; in 8 bits the scales of both as well."""
         kinds = {(x.num_kv_heads, x.head_dim, x.head_dim_v, x.dtype) for x in layers}
         if len(kinds) > 1:
             told = ", ".join(f"{x.name} {x.num_kv_heads}x{x.head_dim} {x.dtype}" for x in layers)
             raise ConfigError(f"KV groups share blocks only between layers of one shape: {told}")
         heads, head_dim, head_dim_v, _ = kinds.pop()
-        slots, dtype = plan.num_blocks * plan.block_size, _dtype(layers[0])
+        slots, quantized = plan.num_blocks * plan.block_size, layers[0].dtype in KV_KINDS
+        dtype = torch.int8 if quantized else _dtype(layers[0])
+        shapes: list[tuple[tuple[int, ...], torch.dtype]] = [
+            ((slots, heads, head_dim), dtype),
+            ((slots, heads, head_dim_v), dtype),
+        ]
+        if quantized:
+            shapes += [((slots, heads), torch.bfloat16)] * 2
         with self._allocator.pool("kv"):
-            k = torch.zeros(slots, heads, head_dim, dtype=dtype, device=self._device)
-            v = torch.zeros(slots, heads, head_dim_v, dtype=dtype, device=self._device)
-        return k, v
+            return tuple(torch.zeros(s, dtype=d, device=self._device) for s, d in shapes)
 
     def _by_block(self) -> Iterator[Tensor]:
         for tensor in self._tensors:

@@ -82,11 +82,12 @@ class Gaudi(Platform):
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """Fixed shapes; the range of fp8 is stated only for the generation it is known of."""
+        """Fixed shapes; the range of fp8 is stated only for generations it is known of."""
+        fp8: Literal["none", "range240", "e4m3fn"] = _FP8.get(probe.arch, "none")
         return Capabilities(
             compute_dtypes=("bfloat16", "float32"),
-            kv_dtypes=("bfloat16", "float32"),
-            fp8=_FP8.get(probe.arch, "none"),
+            kv_dtypes=("bfloat16", "float32", "int8", *(("fp8",) if fp8 != "none" else ())),
+            fp8=fp8,
             block_multiple=_BLOCK_SIZE,
             static_shapes=True,
             limits=SchedulerLimits(
@@ -149,7 +150,7 @@ class Gaudi(Platform):
     ) -> KVStore:
         from inferplane_gaudi.kv_store import FlatKVStore  # likewise
 
-        return FlatKVStore(device, allocator)
+        return FlatKVStore(device, allocator, context.caps.fp8)
 
     def create_compiler(self, context: WorkerContext, device: DeviceRuntime) -> GraphCompiler:
         from inferplane_gaudi.compiler import HpuCompiler  # likewise

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inferplane.execution.quantized_kv import QuantizedKV
 from inferplane.execution.reference_attention import owners
 from inferplane.execution.torch_kv_store import PagedKV
 from inferplane.interfaces import (
@@ -91,17 +92,18 @@ class FlatAttention(AttentionBackend):
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Writes first, so that every token finds itself."""
-        assert isinstance(kv, PagedKV)
+        assert isinstance(kv, (PagedKV, QuantizedKV))
         slots = meta.arrays["slots"]
         if k is not None and v is not None:
             kv.write(slots, k, v)
         if meta.static == "listed":
-            return attend_listed(q, (kv.k, kv.v), meta.arrays, self._rule, sinks)
+            held = self._blocks(kv, meta.arrays["blocks"])
+            return attend_listed(q, held, meta.arrays, self._rule, sinks)
         if meta.static == "continued":
             return self._attend_continued(q, kv, meta, sinks)
-        if k is None or v is None:  # another layer's, which it has just written
+        if k is None or v is None or isinstance(kv, QuantizedKV):  # what was just written
             k, v = kv.read(slots)
-        k, v = (x.to(held.dtype).to(q.dtype) for x, held in ((k, kv.k), (v, kv.v)))
+        k, v = (x.to(q.dtype) for x in (self._as_kept(kv, k), self._as_kept(kv, v)))
         seen = None
         if self._spec.window is not None:
             place = torch.arange(len(q), dtype=torch.int32, device=q.device)
@@ -109,14 +111,24 @@ class FlatAttention(AttentionBackend):
         return attend_rectangle(q[None], k[None], v[None], self._rule, seen, sinks)[0]
 
     def _attend_continued(
-        self, q: Tensor, kv: PagedKV, meta: AttentionMeta, sinks: Tensor | None
+        self, q: Tensor, kv: PagedKV | QuantizedKV, meta: AttentionMeta, sinks: Tensor | None
     ) -> Tensor:
-        blocks = meta.arrays["blocks"]
-        keys, values = (
-            cache.index_select(0, blocks).flatten(0, 1)[None].to(q.dtype) for cache in (kv.k, kv.v)
-        )
+        held = self._blocks(kv, meta.arrays["blocks"])
+        keys, values = (x.flatten(0, 1)[None].to(q.dtype) for x in held)
         seen = seen_from(meta.arrays["positions"], keys.shape[1], self._spec.window)
         return attend_rectangle(q[None], keys, values, self._rule, seen, sinks)[0]
+
+    def _blocks(self, kv: PagedKV | QuantizedKV, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [L,S,K,H] and values [L,S,K,Hv] of whole blocks i32[L]."""
+        if isinstance(kv, PagedKV):
+            return kv.k.index_select(0, blocks), kv.v.index_select(0, blocks)
+        k, v = kv.gather(blocks)
+        shape = (-1, self._spec.block_size)
+        return torch.unflatten(k, 0, shape), torch.unflatten(v, 0, shape)
+
+    def _as_kept(self, kv: PagedKV | QuantizedKV, new: Tensor) -> Tensor:
+        """Rounded as the cache rounds, so that a prompt's pieces meet the same numbers."""
+        return new.to(kv.k.dtype) if isinstance(kv, PagedKV) else new
 
     def _lists(self, batch: StepBatch, bucket: Bucket | None) -> dict[str, Array]:
         spec = self._spec

@@ -32,12 +32,12 @@ class Rule:
 
 def attend_listed(
     q: Tensor,
-    caches: tuple[Tensor, Tensor],
+    held: tuple[Tensor, Tensor],
     lists: Mapping[str, Tensor],
     rule: Rule,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """q[R,N,H] over keys [blocks,S,K,H] and values [blocks,S,K,Hv] -> [R,N,Hv].
+    """q[R,N,H] over the listed blocks' keys [L,S,K,H] and values [L,S,K,Hv] -> [R,N,Hv].
 
     `lists` as `list_blocks` makes them. Each entry yields its block's scores for its row; maxima
     and sums of a row's blocks then meet by `groups`, the last group taking what is padding.
@@ -45,7 +45,7 @@ def attend_listed(
     """
     rows, num_heads, head_dim = q.shape
     groups = lists["groups"]
-    keys, values = (cache.index_select(0, lists["blocks"]) for cache in caches)
+    keys, values = held
     kv_heads = keys.shape[2]
     asked = q.reshape(rows, kv_heads, -1, head_dim).index_select(0, groups.clamp(max=rows - 1))
     scores = torch.matmul(asked, keys.to(q.dtype).permute(0, 2, 3, 1)).float()
