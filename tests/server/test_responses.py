@@ -13,7 +13,7 @@ from inferplane.api_keys import ApiKey
 from inferplane.request import FinishReason
 from inferplane.sampling_params import SamplingParams
 from inferplane.server.answers.chat_events import ChoiceReader
-from inferplane.server.answers.responses import ResponseAnswer, response_head
+from inferplane.server.answers.responses import ResponseAnswer, response_head, wants_summary
 from inferplane.server.answers.responses_items import ItemWriter
 from inferplane.server.auth import Caller
 from inferplane.server.errors import ApiError
@@ -152,7 +152,6 @@ def test_what_has_no_effect_is_told(http):
     assert 'tool_dropped;param="tools.0"' in told
     for param in (
         "reasoning.effort",
-        "reasoning.summary",
         "include.0",
         "max_tool_calls",
         "service_tier",
@@ -423,13 +422,13 @@ class Spoken:
         yield self.choices[0], TextDelta("", [9], finish=self.finish)
 
 
-def answer(text, size, tell, finish=FinishReason.STOP):
+def answer(text, size, tell, finish=FinishReason.STOP, **found):
     generation = Spoken(text, size, finish)
     offered = {"weather": Tool("weather"), "shell": Tool("shell")}
     parser = OutputParser(format_named("hermes"), offered, thinking=False)
     kept = []
-    writer = ItemWriter(tell, frozenset(("shell",)))
-    head = response_head("resp_1", {}, "m", generation)
+    writer = ItemWriter(tell, frozenset(("shell",)), summarise=wants_summary(found))
+    head = response_head("resp_1", found, "m", generation)
     made = ResponseAnswer(head, generation, ChoiceReader(parser), writer, None, kept.append)
     return made, kept
 
@@ -441,8 +440,8 @@ SPOKEN = (
 )
 
 
-def streamed(text, size, finish=FinishReason.STOP):
-    made, kept = answer(text, size, True, finish)
+def streamed(text, size, finish=FinishReason.STOP, **found):
+    made, kept = answer(text, size, True, finish, **found)
 
     async def run():
         parts = [made.begin()]
@@ -457,6 +456,24 @@ def streamed(text, size, finish=FinishReason.STOP):
 def shape(items):
     """Items without their ids."""
     return [{k: v for k, v in one.items() if k not in ("id", "call_id")} for one in items]
+
+
+def test_thoughts_are_their_own_summary_where_one_is_asked_for():
+    found, kept = streamed(SPOKEN, 3, reasoning={"summary": "auto"})
+    told = [event for event in found if "reasoning_summary" in event["type"]]
+    assert [event["type"].removeprefix("response.reasoning_summary_") for event in told] == [
+        "part.added",
+        "text.delta",
+        "text.done",
+        "part.done",
+    ]
+    part = {"type": "summary_text", "text": "hm,"}
+    assert told[0]["part"] == part | {"text": ""} and told[3]["part"] == part
+    assert told[1]["delta"] == told[2]["text"] == "hm,"
+    thought = kept[-1]["output"][0]
+    assert thought["summary"] == [part] and thought["content"][0]["text"] == "hm,"
+    assert kept[-1]["reasoning"]["summary"] == "detailed"
+    assert streamed(SPOKEN, 3)[1][-1]["output"][0]["summary"] == []
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])

@@ -17,7 +17,7 @@ from inferplane.server.generation import Choice, Generation
 from inferplane.server.tools.events import Content, Reasoning
 from inferplane.tokenization.text_stream import TextDelta
 
-__all__ = ["ResponseAnswer", "response_head", "response_usage"]
+__all__ = ["ResponseAnswer", "response_head", "response_usage", "wants_summary"]
 
 
 def response_head(
@@ -43,7 +43,10 @@ def response_head(
         "parallel_tool_calls": found.get("parallel_tool_calls", True),
         "previous_response_id": found.get("previous_response_id"),
         "prompt_cache_key": found.get("prompt_cache_key"),
-        "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+        "reasoning": {
+            "effort": reasoning.get("effort"),
+            "summary": "detailed" if wants_summary(found) else None,
+        },
         "safety_identifier": found.get("safety_identifier"),
         "service_tier": "default",
         "store": found.get("store", True),
@@ -75,6 +78,12 @@ def response_usage(generation: Generation) -> dict[str, Any]:
         "output_tokens_details": counts["completion_tokens_details"],
         "total_tokens": counts["total_tokens"],
     }
+
+
+def wants_summary(found: Mapping[str, Any]) -> bool:
+    """Whether thoughts are asked for in the form of a summary."""
+    reasoning = found.get("reasoning") or {}
+    return any(reasoning.get(name) for name in ("summary", "generate_summary"))
 
 
 def _format(found: Mapping[str, Any]) -> dict[str, Any]:

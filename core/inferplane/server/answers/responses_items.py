@@ -22,8 +22,16 @@ class ItemWriter:
     Sequence numbers rise by one from 0 over all frames of an answer.
     """
 
-    def __init__(self, tell: bool, custom_tools: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        tell: bool,
+        custom_tools: frozenset[str] = frozenset(),
+        *,
+        summarise: bool = False,
+    ) -> None:
+        """`summarise`: thoughts also stand in the item's summary, whole."""
         self.tell = tell
+        self._summarise = summarise
         self.items: list[dict[str, Any]] = []
         self._custom = custom_tools
         self._frames: list[bytes] = []
@@ -99,8 +107,21 @@ class ItemWriter:
             self.emit("response.reasoning_text.done", **place, text=text)
         self.emit("response.content_part.done", **place, part=part)
         item |= {"status": status, "content": [part]}
+        if self._summarise and not message:
+            item["summary"] = [self._summary(text, item["id"])]
         self.emit("response.output_item.done", output_index=len(self.items) - 1, item=item)
         self._open = ""
+
+    def _summary(self, text: str, item_id: str) -> dict[str, Any]:
+        """The one part of a summary, told in one piece."""
+        place = {"item_id": item_id, "output_index": len(self.items) - 1, "summary_index": 0}
+        part = {"type": "summary_text", "text": text}
+        stem = "response.reasoning_summary"
+        self.emit(f"{stem}_part.added", **place, part={**part, "text": ""})
+        self.emit(f"{stem}_text.delta", **place, delta=text)
+        self.emit(f"{stem}_text.done", **place, text=text)
+        self.emit(f"{stem}_part.done", **place, part=part)
+        return part
 
     def _grow(self, kind: str, text: str) -> None:
         if self._open != kind:

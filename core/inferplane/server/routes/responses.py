@@ -13,7 +13,7 @@ from starlette.responses import Response
 from inferplane.errors import RequestError
 from inferplane.server.answers.frames import encode
 from inferplane.server.answers.logprobs import TokenNames
-from inferplane.server.answers.responses import ResponseAnswer, response_head
+from inferplane.server.answers.responses import ResponseAnswer, response_head, wants_summary
 from inferplane.server.answers.responses_items import ItemWriter
 from inferplane.server.chat_order import ChatOrder, count_chat, prepare_chat
 from inferplane.server.context import ServerContext, Serving
@@ -147,7 +147,11 @@ class _Maker:
         found = asked.found
         id = "resp_" + secrets.token_hex(24)
         head = response_head(id, found, asked.model_name, order.generation)
-        writer = ItemWriter(found.get("stream", False), custom_names(found.get("tools") or ()))
+        writer = ItemWriter(
+            found.get("stream", False),
+            custom_names(found.get("tools") or ()),
+            summarise=wants_summary(found),
+        )
         names = None if _logprobs(found) is None else TokenNames(serving.model.tokenizer)
         keep = partial(self.stored.put, asked.caller.name, items=items)
         if not found.get("store", True):

@@ -153,14 +153,14 @@ def _text_field() -> Field:
 
 def _reasoning_field() -> Field:
     summaries = OneOf(("auto", "concise", "detailed"))
-    untold = "thoughts are told whole, not summarised"
+    whole = "Tell thoughts as a summary too, whole: all three mean the same."
     return Field(
         "reasoning",
         Structure(
             [
                 Field("effort", Text(1, 64), "none turns thinking off where it can be."),
-                Field("summary", summaries, untold, State.NOTICED),
-                Field("generate_summary", summaries, untold, State.NOTICED),
+                Field("summary", summaries, whole),
+                Field("generate_summary", summaries, "The older name of summary."),
             ]
         ),
         "How much is thought.",
