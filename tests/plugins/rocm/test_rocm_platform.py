@@ -10,7 +10,7 @@ from inferplane.errors import ConfigError
 from inferplane.interfaces import EngineConfig, ModelShape, Probe
 from inferplane.plugins import Plugins, find_plugins
 from inferplane.testing.fake_sdk import write_sdk
-from inferplane_rocm.attention.prompts import find_prompt_attention
+from inferplane_rocm.attention.prompts import find_prompt_attention, prompt_problem
 from inferplane_rocm.platform import Rocm
 
 MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "bfloat16")
@@ -72,9 +72,13 @@ def test_vendor_attention_is_taken_only_where_it_fits(
     assert find_prompt_attention("gfx942", 128, "bfloat16") is None, "it is not installed"
     source = "def flash_attn_varlen_func(q, k, v, *sizes, **how): return (sizes, how), 'sums'"
     monkeypatch.syspath_prepend(str(write_sdk(tmp_path / "site", {"aiter": source})))
-    assert find_prompt_attention("gfx1100", 128, "bfloat16") is None
-    assert find_prompt_attention("gfx942", 80, "bfloat16") is None
-    assert find_prompt_attention("gfx942", 128, "float32") is None
+    for wanted, word in (
+        (("gfx1100", 128, "bfloat16"), "this is gfx1100"),
+        (("gfx942", 80, "bfloat16"), "not 80"),
+        (("gfx942", 128, "float32"), "not float32"),
+    ):
+        assert find_prompt_attention(*wanted) is None and word in prompt_problem(*wanted)
+    assert prompt_problem("gfx942", 128, "bfloat16") == ""
     attend = find_prompt_attention("gfx942", 128, "bfloat16")
     assert attend is not None
     got: object = attend("q", "k", "v", "starts", 7, 0.5)  # type: ignore[arg-type]  # a fake's words
