@@ -174,7 +174,7 @@ def _quantization(meta: _Pairs, tensors: Mapping[str, TensorInfo]) -> dict[str, 
     types = {
         hugging_face_name(name, meta.arch).removesuffix(".weight"): tensor.dtype
         for name, tensor in tensors.items()
-        if len(tensor.shape) == 2 and GGML_BLOCKS[tensor.dtype][0] > 1
+        if len(tensor.shape) in (2, 3) and GGML_BLOCKS[tensor.dtype][0] > 1
     }
     return {"quant_method": "gguf", "types": types} if types else {}
 

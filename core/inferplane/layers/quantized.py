@@ -100,6 +100,14 @@ class Quantizer:
         kernel = self._kernel(scheme, self._site(in_features, out_features))
         return None if kernel is None and self._format.loads_dense else scheme
 
+    def packed_scheme(self, layer: str, in_features: int, out_features: int) -> QuantScheme | None:
+        """The scheme of a layer that a kernel of the device serves at that size, or None."""
+        scheme = None if self._format is None else self._format.scheme(layer)
+        if scheme is None:
+            return None
+        kernel = self._kernel(scheme, self._site(in_features, out_features))
+        return None if kernel is None else scheme
+
     def stored_scheme(self, layer: str) -> QuantScheme | None:
         """The scheme in which the checkpoint holds a layer that is dequantised in any case.
 

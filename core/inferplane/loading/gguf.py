@@ -43,8 +43,10 @@ def iterate_gguf(
     for tensor in sorted(checkpoint.tensors.values(), key=lambda t: (t.file, t.offset)):
         if tensor.name not in _SKIPPED:
             name = names[tensor.name]
-            held = _raw(tensor) if name in keep else dequantize_tensor(tensor, dtype)
+            is_kept = name.replace("*", "0") in keep  # the experts of a stack are of one type
+            held = _raw(tensor) if is_kept else dequantize_tensor(tensor, dtype)
             if "*" in name:
+                held = held.view(tensor.shape[0], -1, held.shape[-1]) if is_kept else held
                 for expert, matrix in enumerate(held):
                     yield name.replace("*", str(expert)), matrix
             else:

@@ -5,6 +5,7 @@ The checkpoint's reader states the type of each layer; one tensor a layer, u8[O,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -19,12 +20,13 @@ from inferplane.quantization.ggml_blocks import BLOCK_SHAPES, read_blocks
 
 __all__ = ["Gguf"]
 
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _CENTRE = 8
 """Of four-bit codes that count from 0."""
 
 
 class Gguf(QuantFormat):
-    """quant_method "gguf", with "types": layer -> ggml type name."""
+    """quant_method "gguf", with "types": layer -> ggml type name, "*" standing for every expert."""
 
     loads_dense: ClassVar[bool] = True
 
@@ -37,7 +39,7 @@ class Gguf(QuantFormat):
         }
 
     def scheme(self, layer: str) -> QuantScheme | None:
-        kind = self._types.get(layer)
+        kind = self._kind(layer)
         if kind is None:
             return None
         shape = BLOCK_SHAPES[kind]
@@ -49,7 +51,8 @@ class Gguf(QuantFormat):
         return (f"{layer}.weight",)
 
     def canonical(self, layer: str, tensors: Mapping[str, Tensor]) -> CanonicalWeight:
-        kind = self._types[layer]
+        kind = self._kind(layer)
+        assert kind is not None, "asked for a layer that is not quantised"
         elements, block_bytes = GGML_BLOCKS[kind]
         name = f"{layer}.weight"
         raw = take(tensors, name, (torch.uint8,), 2)
@@ -64,3 +67,7 @@ class Gguf(QuantFormat):
         if offsets is not None and BLOCK_SHAPES[kind].bits == 4:
             codes, offsets = codes - _CENTRE, offsets + _CENTRE * scales
         return CanonicalWeight(codes.view(rows, in_features), scales, offsets)
+
+    def _kind(self, layer: str) -> str | None:
+        """Of the layer, or of the stack of experts that it is part of."""
+        return self._types.get(layer) or self._types.get(_EXPERT.sub(".experts.*.", layer))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inferplane.checkpoint import open_checkpoint
+from inferplane.execution.host_runtime import HostRuntime
 from inferplane.hookspecs import Register
 from inferplane.interfaces import Capabilities, EngineConfig
 from inferplane.layers.build import AttentionSite, Builder
@@ -83,8 +84,9 @@ class Loaded:
         self.binder = Binder(catalogue, ("acme",), Capabilities(), engine)
         kind: Any
         kind, _ = choose_model(catalogue, self.config.architecture, ("acme",))
-        runtime: Any = object()
-        build = Builder(self.config, self.binder, getattr(torch, dtype), "cpu", runtime=runtime)
+        build = Builder(
+            self.config, self.binder, getattr(torch, dtype), "cpu", runtime=HostRuntime()
+        )
         self.model: Any = kind(self.config, build)
         self.model.load(iterate_weights(checkpoint, torch.float32, build.weights.packed()))
 

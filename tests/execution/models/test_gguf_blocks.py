@@ -63,8 +63,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> type[Blocks]:
 LINES = [("quantization_kernels", Entry("blocks", "acme_kernels:Blocks", "acme"))]
 
 
-def write(path: Path, kinds: Mapping[str, Type]) -> None:
-    """A tied Llama of random blocks; `kinds`: GGUF layer -> type, Q4_1 where it is not named."""
+def write(path: Path, kinds: Mapping[str, Type], experts: int = 0) -> None:
+    """A tied Llama of random blocks; `kinds`: GGUF layer -> type, Q4_1 where it is not named.
+
+    With `experts` a Mixtral, which stacks them.
+    """
     random = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
@@ -75,9 +78,13 @@ def write(path: Path, kinds: Mapping[str, Type]) -> None:
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
 
-    def put(name: str, rows: int, columns: int) -> None:
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
+
+    def put(name: str, *shape: int) -> None:
         kind = kinds.get(name.split(".")[-1], Type.Q4_1)
-        numbers = random.standard_normal((rows, columns), dtype=np.float32) * 0.2
+        numbers = random.standard_normal(shape, dtype=np.float32) * 0.2
         writer.add_tensor(f"{name}.weight", gguf.quants.quantize(numbers, kind), raw_dtype=kind)
 
     put("token_embd", VOCAB, SIZE)
@@ -94,8 +101,14 @@ def write(path: Path, kinds: Mapping[str, Type]) -> None:
             "ffn_up": (2 * SIZE, SIZE),
             "ffn_down": (SIZE, 2 * SIZE),
         }
+        if experts:
+            router = random.standard_normal((experts, SIZE), dtype=np.float32)
+            writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight", router)
         for name, shape in shapes.items():
-            put(f"blk.{layer}.{name}", *shape)
+            if experts and name.startswith("ffn_"):
+                put(f"blk.{layer}.{name}_exps", experts, *shape)
+            else:
+                put(f"blk.{layer}.{name}", *shape)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -121,6 +134,18 @@ def test_blocks_give_the_logits_of_the_dequantised_model(
     assert isinstance(blocks.model._logits, PackedLogits)
     qkv = blocks.model._layers[0].attention.qkv
     assert isinstance(qkv, JoinedLinear if kinds else QuantizedLinear)
+
+
+@pytest.mark.parametrize("down", [Type.Q4_1, Type.Q8_0])
+def test_stacked_experts_stay_in_their_blocks(
+    down: Type, tmp_path: Path, load: Callable[..., Any], kernel: type[Blocks]
+) -> None:
+    file = tmp_path / "model.gguf"
+    write(file, {"ffn_down_exps": down}, experts=3)
+    dense, blocks = load(file), load(file, lines=LINES)
+    assert blocks.model._layers[0].mlp._packed is not None
+    assert dense.model._layers[0].mlp._packed is None
+    torch.testing.assert_close(blocks.logits(IDS), dense.logits(IDS), atol=1e-3, rtol=1e-4)
 
 
 def test_quantization_none_dequantises_although_a_kernel_is_there(

@@ -1,13 +1,15 @@
-"""Experts of quantised checkpoints mean what their weights mean, and are counted as dequantised."""
+"""Experts of quantised checkpoints mean what their weights mean, packed or dequantised."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from inferplane.cli.app import run
@@ -17,6 +19,7 @@ from inferplane.quantization.awq import Awq
 from inferplane.quantization.compressed_tensors import CompressedTensors
 from inferplane.quantization.fp8 import Fp8
 from inferplane.quantization.gptq import Gptq
+from inferplane.quantization.online import Online
 from inferplane.quantization.packing import pack
 from inferplane.quantization.reference import dequantize
 from inferplane.sampling_params import SamplingParams
@@ -30,13 +33,22 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemv"}
 FP8_BLOCKS = {"quant_method": "fp8", "weight_block_size": [32, 32], "fmt": "e4m3"}
 
 
-def logprobs(folder: Path) -> np.ndarray:
+REFERENCE = {"kernels": {"quantization": "reference"}}
+
+
+def logprobs(folder: Path, **settings: Any) -> np.ndarray:
+    return served(folder, **settings)[0]
+
+
+def served(folder: Path, **settings: Any) -> tuple[np.ndarray, int]:
+    """(log-probabilities of IDS, matrices of experts that were dequantised)"""
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
-    kernels = {"quantization": "reference"}
-    with LLM(str(folder), device="cpu", dtype="float32", kernels=kernels) as llm:
+    with LLM(str(folder), device="cpu", dtype="float32", **settings) as llm:
         told = llm.generate([IDS], params)[0].prompt_logprobs
+        fallbacks = llm._executor.stats().fallbacks
     assert told is not None
-    return np.array([row.values[0] for row in told if row is not None])
+    values = np.array([row.values[0] for row in told if row is not None])
+    return values, fallbacks.get("quantized_moe", 0)
 
 
 def gptq_layer(layer: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -137,4 +149,49 @@ def test_quantised_experts_compute_what_their_weights_mean(
     config = json.loads((quantized / "config.json").read_text())["quantization_config"]
     again = write_dense_again(quantized, tmp_path / "again", FORMS[method](config), dense)
     assert (again / WEIGHTS).read_bytes() != (dense / WEIGHTS).read_bytes()
-    np.testing.assert_allclose(logprobs(quantized), logprobs(again), atol=1e-3)
+    got, dequantized = served(quantized, **REFERENCE)
+    np.testing.assert_allclose(got, logprobs(again, **REFERENCE), atol=1e-3)
+    assert dequantized == sum("experts" in name for name in load_file(dense / WEIGHTS))
+
+
+def logprobs_there(folder: Path) -> np.ndarray:
+    """By transformers, in float32."""
+    transformers.logging.set_verbosity_error()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = torch.tensor([IDS])
+    with torch.inference_mode():
+        spread = model(tokens).logits[0].log_softmax(-1)[:-1]
+    found: np.ndarray = spread.gather(1, tokens[0, 1:, None])[:, 0].numpy()
+    return found
+
+
+@pytest.mark.parametrize(("kind", "method"), [("mixtral", "gptq"), ("qwen3_moe", "awq")])
+def test_experts_that_a_kernel_serves_stay_packed_and_agree_with_transformers(
+    kind: str, method: str, tmp_path: Path
+) -> None:
+    dense = write_tiny_model(tmp_path / "dense", kind)
+    quantized = write_quantized(dense, tmp_path / "quantized", method)
+    config = json.loads((quantized / "config.json").read_text())["quantization_config"]
+    again = write_dense_again(quantized, tmp_path / "again", FORMS[method](config), dense)
+    got, dequantized = served(quantized)
+    assert dequantized == 0
+    assert np.abs(got - logprobs_there(again)).mean() <= 0.02
+
+
+@pytest.mark.parametrize(("weights", "limit"), [("int8", 0.05), ("int4", 0.5)])
+def test_experts_are_quantised_while_loading(weights: str, limit: float, tmp_path: Path) -> None:
+    sizes = {"moe_intermediate_size": 64}
+    model = write_tiny_model(tmp_path / "dense", "qwen3_moe", overrides=sizes)
+    exact = logprobs(model)
+    packed, dequantized = served(model, quantization=weights)
+    assert dequantized == 0
+    assert 0 < np.abs(packed - exact).mean() <= limit
+    alone = write_tiny_model(tmp_path / "again", "qwen3_moe", overrides=sizes)
+    form, tensors = Online({"weights": weights}), load_file(alone / WEIGHTS)
+    for name, tensor in tensors.items():
+        layer = name.removesuffix(".weight")
+        scheme = form.scheme(layer) if "_proj" in name or layer == "lm_head" else None
+        if scheme is not None:
+            tensors[name] = dequantize(form.canonical(layer, {name: tensor}), scheme)
+    save_file(tensors, alone / WEIGHTS)
+    assert np.abs(packed - logprobs(alone)).mean() <= 0.02

@@ -1,0 +1,83 @@
+"""Routed experts whose matrices stay quantised, where the device has a kernel for them.
+
+T tokens, D model size, I inner size of this rank, E experts, k of them active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from inferplane.interfaces import QuantScheme
+from inferplane.layers.activation import gate_op
+from inferplane.layers.build import Builder
+from inferplane.layers.quantized import Piece, QuantizedLinear
+
+__all__ = ["PackedExperts", "packed_experts"]
+
+
+class PackedExperts:
+    """Weighted sum of the chosen experts' gated feed-forward parts, each by a kernel of its own.
+
+    Every expert sees every token, as in the reference `fused_moe`: no shape depends on the routing.
+    """
+
+    __slots__ = ("_act", "_down", "_gate_up")
+
+    def __init__(
+        self,
+        gate_up: Sequence[QuantizedLinear],
+        down: Sequence[QuantizedLinear],
+        act: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._gate_up = tuple(gate_up)
+        self._down = tuple(down)
+        self._act = act
+
+    def __call__(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """x[T,D] -> [T,D] for weights f32[T,k] of the experts ids i32[T,k]."""
+        share = torch.zeros(x.shape[0], len(self._down), dtype=torch.float32, device=x.device)
+        share = share.scatter_add(1, ids.long(), weights)
+        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for expert, (gate_up, down) in enumerate(zip(self._gate_up, self._down, strict=True)):
+            total = total + down(self._act(gate_up(x))).float() * share[:, expert, None]
+        return total.to(x.dtype)
+
+
+def packed_experts(
+    build: Builder, experts: Sequence[tuple[str, str, str]], inner: int, part: range
+) -> PackedExperts | None:
+    """The experts of checkpoint layers (gate, up, down), of which this rank computes the rows
+    `part`; None where they are stored in high precision or some matrix has no kernel.
+
+    Raises ConfigError where a kernel is missing and the user forbade to dequantise.
+    """
+    size = build.config.hidden_size
+    schemes = [_schemes(build, names, inner, part) for names in experts]
+    found = [both for both in schemes if both is not None]
+    if len(found) < len(schemes):
+        return None
+    make, every = build.quantizer.linear, range(size)
+    gate_up, down = [], []
+    for (gate, up, back), (first, second) in zip(experts, found, strict=True):
+        pieces = [Piece(gate, inner, part), Piece(up, inner, part)]
+        gate_up.append(make(pieces, size, every, first))
+        down.append(make([Piece(back, size, every)], inner, part, second))
+    return PackedExperts(gate_up, down, build.op(gate_op(build.config.activation), I=len(part)))
+
+
+def _schemes(
+    build: Builder, names: tuple[str, str, str], inner: int, part: range
+) -> tuple[QuantScheme, QuantScheme] | None:
+    """Those of gate and up, and of down, if kernels serve them."""
+    size, find = build.config.hidden_size, build.quantizer.packed_scheme
+    gate, up = (find(name, size, 2 * len(part)) for name in names[:2])
+    down = find(names[2], len(part), size)
+    if gate is None or gate != up or gate.reordered or down is None:
+        return None
+    is_cut = len(part) < inner
+    if is_cut and (down.reordered or (down.group > 0 and len(part) % down.group)):
+        return None
+    return gate, down
