@@ -81,6 +81,7 @@ DRAWN_FROM = {
 DRAWN = {name: "*fp32" for name in ("logits", "temperatures", "top_ps", "min_ps")}
 DRAWN |= {name: "*i32" for name in ("ids", "bests", "top_ks", "counts")}
 DRAWN |= {name: "*i64" for name in ("seeds", "positions", "candidates")} | {"masses": "*fp64"}
+FOUR = ("sm_90", "gfx942", "gfx1100", "gfx1201")
 LOGITS = {name: "*fp32" for name in ("logits", "out", "values", "counts", "penalties")}
 LOGITS |= {name: "*i32" for name in ("bitmask", "rows", "ids")}
 CASES = {
@@ -235,16 +236,19 @@ CASES = {
         "sampling:argmax_rows", {"SPLITS": 19, "BLOCK": 32}, {"parts": "*i64", "out": "*i32"}
     ),
     "draw, weighing": Case(
-        "draw:weigh_rows", {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 512}, DRAWN
+        "draw:weigh_rows", {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 512}, DRAWN,
+        only=FOUR,
     ),
     "draw, gathering": Case(
         "draw:gather_rows", {**DRAWN_FROM, "SPAN": 8192, "BLOCK": 2048}, DRAWN,
         options={"num_warps": 8},
+        only=FOUR,
     ),
-    "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN),
+    "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN, only=FOUR),
     "draw, searching": Case(
         "draw:search_rows", {"VOCAB": 151936, "ID_BITS": 20, "BLOCK": 512}, DRAWN,
         options={"num_warps": 16}, small_constants={"BLOCK": 256},
+        only=FOUR,
     ),
     "masked logits": Case(
         "logits:copy_masked", {"VOCAB": 151936, "MASKED": True, "BLOCK": 2048}, LOGITS

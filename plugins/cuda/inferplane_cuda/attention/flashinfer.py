@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-import triton
 from torch import Tensor
 
 from inferplane.execution.torch_kv_store import PagedKV
@@ -29,7 +28,7 @@ from inferplane.interfaces import (
 )
 from inferplane.shapes import pad
 from inferplane_cuda.attention.flashinfer_modules import Modules, package_problem
-from inferplane_triton.device.cache import list_pages, write_slots
+from inferplane_triton.gpu.paging import list_blocks, write_tokens
 
 __all__ = ["FlashInferAttention"]
 
@@ -203,7 +202,7 @@ class FlashInferAttention(AttentionBackend):
         self._list_blocks(step, meta)
         step()
         if k is not None and v is not None:
-            self._write(_dense(k), _dense(v), handle, meta.arrays["slots"])
+            write_tokens(k, v, handle.k, handle.v, meta.arrays["slots"])
         static, q = step.static, q.contiguous()
         out = torch.zeros_like(q)
         held, cut = (handle.k, handle.v), static.decodes
@@ -235,19 +234,7 @@ class FlashInferAttention(AttentionBackend):
         if capturing in step.listed:
             return
         step.listed.add(capturing)
-        tables = meta.arrays["tables"]
-        list_pages[(step.static.seqs,)](
-            tables, meta.arrays["pages"], self._indices(step), tables.stride(0),
-            BLOCK=128, num_warps=1,
-        )  # fmt: skip
-
-    def _write(self, k: Tensor, v: Tensor, kv: PagedKV, slots: Tensor) -> None:
-        size = self._spec.num_kv_heads * self._spec.head_dim
-        block = int(triton.next_power_of_2(size))
-        write_slots[(len(k),)](
-            k, v, kv.k, kv.v, slots, k.stride(0), v.stride(0),
-            K_SIZE=size, V_SIZE=size, K_BLOCK=block, V_BLOCK=block, num_warps=4,
-        )  # fmt: skip
+        list_blocks(meta.arrays["tables"], meta.arrays["pages"], self._indices(step))
 
     def _of_bucket(self, seqs: int, width: int) -> _Wrapper:
         """A wrapper whose buffers never move, for `seqs` sequences of at most `width` blocks."""
@@ -275,8 +262,3 @@ class FlashInferAttention(AttentionBackend):
 
 def _modules(spec: AttentionSpec) -> Modules:
     return Modules(spec.dtype, spec.head_dim, spec.window is not None, spec.softcap is not None)
-
-
-def _dense(x: Tensor) -> Tensor:
-    """x[T,K,H] with the heads of a token side by side."""
-    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

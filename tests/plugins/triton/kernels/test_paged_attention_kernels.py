@@ -20,7 +20,7 @@ from inferplane.interfaces import (
     StepBatch,
 )
 from inferplane_triton.attention.paged import PagedAttention
-from inferplane_triton.device.cache import list_pages
+from inferplane_triton.gpu.paging import list_blocks, write_tokens
 
 BLOCK, NUM_BLOCKS = 16, 140
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -262,5 +262,15 @@ def test_blocks_of_all_sequences_are_listed_one_after_another(device: str) -> No
     tables = torch.arange(600, dtype=torch.int32, device=device).view(3, 200)
     starts = torch.tensor([0, 150, 150, 153], dtype=torch.int32, device=device)
     out = torch.zeros(153, dtype=torch.int32, device=device)
-    list_pages[(3,)](tables, starts, out, tables.stride(0), BLOCK=64)
+    list_blocks(tables, starts, out)
     assert out.tolist() == [*range(150), 400, 401, 402]
+
+
+def test_tokens_are_written_to_their_slots_alone(device: str) -> None:
+    cache = torch.zeros(2, 3, 16, 2, 8, device=device)
+    k, v = torch.randn(2, 4, 2, 8, device=device)
+    slots = torch.tensor([5, 0, 47, 16], dtype=torch.int32, device=device)
+    write_tokens(k, v, cache[0], cache[1], slots)
+    for held, new in zip(cache.flatten(1, 2), (k, v), strict=True):
+        assert torch.equal(held[slots.long()], new)
+        assert torch.count_nonzero(held) == torch.count_nonzero(new)
