@@ -13,8 +13,7 @@ from torch import Tensor
 
 from inferplane.interfaces import CanonicalWeight, LinearSite, QuantKernel, QuantScheme
 from inferplane.quantization.reference import dequantize, requantize_input
-from inferplane_triton.quantization.scaled import ScaledFp8
-from inferplane_triton.quantization.weight_only import WeightOnly
+from inferplane_cuda.quantization.kernels import StreamedFp8, StreamedWeights
 
 __all__ = ["time_quantized"]
 
@@ -25,12 +24,12 @@ _MATRICES = {
     "down": (4096, 14336),
 }
 _CASES: dict[str, tuple[type[QuantKernel], QuantScheme, float]] = {
-    "fp8": (ScaledFp8, QuantScheme("fp8_e4m3", activation="fp8_e4m3"), 1.0),
-    "int8": (WeightOnly, QuantScheme("int8"), 1.0),
-    "int4": (WeightOnly, QuantScheme("int4", 128), 0.5 + 4 / 128),
+    "fp8": (StreamedFp8, QuantScheme("fp8_e4m3", activation="fp8_e4m3"), 1.0),
+    "int8": (StreamedWeights, QuantScheme("int8"), 1.0),
+    "int4": (StreamedWeights, QuantScheme("int4", 128), 0.5 + 4 / 128),
 }
 """Kernel, scheme, bytes a weight with its scales."""
-_ROWS = (1, 4, 64, 256, 2048, 8192)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 2048, 8192)
 _CACHE_BYTES = 160e6
 """Copies of a matrix together exceed the cache."""
 

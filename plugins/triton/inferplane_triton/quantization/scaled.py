@@ -62,10 +62,11 @@ class ScaledFp8(QuantKernel):
         if len(x) <= STREAMED_ROWS:
             return self._few.apply(x, packed, bias)
         q, scale = round_to_fp8(x, packed.get("input_scale"))
-        return torch._scaled_mm(  # the quick sums are far finer than the steps of e4m3
-            q, packed["codes"].t(), scale, packed["scales"].t(), bias=bias, out_dtype=x.dtype,
+        out = torch._scaled_mm(  # the quick sums are far finer than the steps of e4m3
+            q, packed["codes"].t(), scale, packed["scales"].t(), out_dtype=x.dtype,
             use_fast_accum=True,
         )  # fmt: skip
+        return out if bias is None else out.add_(bias)  # cuBLAS takes none beside scales by row
 
 
 def round_to_fp8(x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Quantised multiplication by kernels in CUDA C++."""

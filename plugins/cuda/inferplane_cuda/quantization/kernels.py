@@ -1,0 +1,174 @@
+"""Quantisation kernels: few rows stream the codes, many go to the vendor's product.
+
+T tokens, O outputs, I inputs, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from inferplane.interfaces import (
+    CanonicalWeight,
+    Capabilities,
+    DeviceRuntime,
+    LinearSite,
+    QuantKernel,
+    QuantScheme,
+    Reasons,
+)
+from inferplane.ops.reference.quantize import quantize_activation, quantize_with
+from inferplane_cuda.programs import compiler_problem
+from inferplane_cuda.quantization import packing, stream
+from inferplane_triton.quantization.int8 import Int8Activations
+from inferplane_triton.quantization.scaled import ScaledFp8, round_to_fp8
+
+__all__ = ["StreamedFp8", "StreamedInt8", "StreamedWeights"]
+
+_WIDENED_ROWS = 128
+"""From here on the vendor's product repays a copy of the weights in 16 bits."""
+_SCALED_ROWS = 32
+"""Likewise for its product of fp8 by fp8."""
+_FUSED_ROWS = 4
+_GROUPS = (32, 64, 128, 256, 512)
+
+
+class StreamedWeights(QuantKernel):
+    """int4, int8 and fp8 codes, widened in the registers of the matrix instructions."""
+
+    def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
+        self._site = site
+        self._bytes = scheme.weight != "int4"
+        self._variant = stream.variant_of(scheme, site.dtype)
+        stream.prepare(self._variant, site.in_features)
+
+    @classmethod
+    def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
+        """Weights alone are quantised; chunks of 64 inputs, groups of whole units of 32."""
+        reasons = _common_reasons(site)
+        if scheme.weight not in ("int4", "int8", "fp8_e4m3"):
+            reasons.append(f"has no codes for {scheme.weight}")
+        if "bfloat16" not in caps.compute_dtypes:
+            reasons.append("needs the matrix instructions of compute capability 8.0")
+        if scheme.activation:
+            reasons.append("keeps activations in 16 bits")
+        if scheme.group > 0 and scheme.group not in _GROUPS:
+            reasons.append(f"{scheme.group} inputs share a scale: needs one of {_GROUPS}")
+        if scheme.group > 0 and site.in_features % scheme.group:
+            reasons.append(f"{site.in_features} inputs are no whole groups of {scheme.group}")
+        return tuple(reasons)
+
+    def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
+        """Codes in the order of `packing`, scales and offsets f32 [O/32, G, 32]."""
+        pack = packing.pack_bytes if self._bytes else packing.pack_nibbles
+        outputs = self._site.out_features
+        packed = {
+            "codes": pack(weight.values),
+            "scales": packing.pack_scales(weight.scales, outputs),
+        }
+        if weight.offsets is not None:
+            packed["offsets"] = packing.pack_scales(weight.offsets, outputs)
+        if weight.order is not None:
+            packed["order"] = weight.order
+        return packed
+
+    def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:
+        """x[T,I] -> [T,O] in x's dtype."""
+        if "order" in packed:
+            x = x.index_select(1, packed["order"])
+        outputs, inputs = self._site.out_features, self._site.in_features
+        if len(x) > _WIDENED_ROWS:
+            weights = stream.widen(self._variant, packed, outputs, inputs, x.dtype)
+            return F.linear(x, weights, bias)
+        return stream.stream(self._variant, _readable(x), packed, outputs, bias, x.dtype)
+
+
+class _StreamedRounded(QuantKernel):
+    """8-bit codes times activations of the same kind: few rows are rounded on the way."""
+
+    _most_fused = _FUSED_ROWS
+    _many: ClassVar[type[ScaledFp8] | type[Int8Activations]]
+    """Multiplies many rows, and lays down what both read."""
+    _codes: ClassVar[str]
+    """Its name for the codes [O,I]."""
+
+    def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
+        self._site = site
+        self._product = self._many(scheme, site, device)
+        static = scheme.activation_scale == "static"
+        self._variant = stream.variant_of(scheme, site.dtype, static)
+        self._rounded = replace(self._variant, INPUT=2, GIVEN=0)
+        stream.prepare(self._variant, site.in_features)
+
+    @classmethod
+    def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
+        """What the product for many rows needs, and chunks of 64 inputs."""
+        reasons = [*_common_reasons(site), *cls._many.supports(scheme, site, caps)]
+        if scheme.activation_scale == "tensor":
+            reasons.append("needs a scale a token, or one that is given")
+        return tuple(reasons)
+
+    def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
+        """Codes [O,I] as they are, scales f32."""
+        packed = self._product.repack(weight)
+        return {**packed, "codes": packed[self._codes]}
+
+    def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:
+        """x[T,I] -> [T,O] in x's dtype."""
+        rows, inputs = x.shape
+        if rows > _SCALED_ROWS:
+            return self._product.apply(x, packed, bias)
+        outputs, given = self._site.out_features, packed.get("input_scale")
+        if rows <= _FUSED_ROWS and stream.fits(self._variant, rows, inputs):
+            return stream.stream(self._variant, _readable(x), packed, outputs, bias, x.dtype, given)
+        q, scales = self._round(x, given)
+        return stream.stream(self._rounded, q, packed, outputs, bias, x.dtype, scales)
+
+    def _round(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Codes [T,I], and a scale a row."""
+        raise AssertionError("each kind rounds its own way")
+
+
+class StreamedFp8(_StreamedRounded):
+    """fp8 by fp8."""
+
+    _many = ScaledFp8
+    _codes = "codes"
+
+    def _round(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+        return round_to_fp8(x, given)
+
+
+class StreamedInt8(_StreamedRounded):
+    """int8 by int8, summed in int32."""
+
+    _many = Int8Activations
+    _codes = "values"
+
+    def _round(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+        if given is None:
+            return quantize_activation(x, "int8_token")
+        return quantize_with(x, given, "int8"), given.float().expand(len(x)).contiguous()
+
+
+def _common_reasons(site: LinearSite) -> list[str]:
+    """What every kernel here asks for."""
+    reasons = []
+    if problem := compiler_problem():
+        reasons.append(problem)
+    if site.dtype not in ("bfloat16", "float16"):
+        reasons.append(f"multiplies 16-bit activations, not {site.dtype}")
+    if site.in_features % packing.CHUNK:
+        reasons.append(f"{site.in_features} inputs: needs a multiple of {packing.CHUNK}")
+    if site.num_experts:
+        reasons.append("has no stacks of experts")
+    return reasons
+
+
+def _readable(x: Tensor) -> Tensor:
+    """x with rows that 16 bytes at a time can be read of."""
+    return x if x.stride(1) == 1 and x.stride(0) % 8 == 0 else x.contiguous()
