@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+_EARLY_ROWS = 16
 _GFX11_TILE = 16
 """Its matrix instructions want operands twice in registers: with 32 they spill."""
 
@@ -43,6 +44,20 @@ class Target:
     """Processors that run programs side by side."""
     shared_bytes: int
     """On-chip memory of one program at most."""
+
+    @property
+    def has_early_start(self) -> bool:
+        """A kernel may begin while the one in front of it still runs."""
+        return self.backend == "cuda" and int(self.arch) >= 90
+
+    def launch(self, rows: int) -> dict[str, bool]:
+        """What kernels that meet their neighbours (`device.order`) are launched with.
+
+        With few rows a step is bound by the way from kernel to kernel; with many nothing is won.
+        """
+        if rows <= _EARLY_ROWS and self.has_early_start:
+            return {"EARLY": True, "launch_pdl": True}
+        return {"EARLY": False}
 
 
 @dataclass(frozen=True, slots=True)

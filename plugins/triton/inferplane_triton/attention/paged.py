@@ -78,6 +78,7 @@ class PagedAttention(AttentionBackend):
         self._tile_rows = max(self._prefill.rows, _power_of_two(self._group))
         self._tile_tokens = self._tile_rows // self._group
         self._upcast = found.backend == "interpreter" and spec.dtype == "bfloat16"
+        self._target = found
         ruled = spec.window is not None or spec.softcap is not None or spec.sinks
         self._plain = not ruled and spec.head_dim == spec.head_dim_v
         self._prompts = None
@@ -225,7 +226,7 @@ class PagedAttention(AttentionBackend):
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, NEW=k is not None,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
-            num_warps=warps, num_stages=stages,
+            num_warps=warps, num_stages=stages, **self._target.launch(plan.num_decodes),
         )  # fmt: skip
 
     def _run_prefill(

@@ -3,12 +3,16 @@
 import triton
 import triton.language as tl
 
+from inferplane_triton.device.order import meet_neighbours
+
 
 @triton.jit
 def gated_rows(
     x_ptr, out_ptr, x_stride, SIZE: tl.constexpr, GELU: tl.constexpr, BLOCK: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """out[row, i] = act(x[row, i]) * x[row, SIZE + i]; act is SiLU or tanh-GELU."""
+    meet_neighbours(EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < SIZE

@@ -8,6 +8,8 @@ last at a sequence combines the pieces, so one launch does everything, the KV wr
 import triton
 import triton.language as tl
 
+from inferplane_triton.device.order import meet_neighbours
+
 
 @triton.jit
 def finish_rows(acc, peak, total, sink, SINKS: tl.constexpr):
@@ -172,6 +174,7 @@ def decode_items(
     HEAD: tl.constexpr, K_PAD: tl.constexpr,
     V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
     NEW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Program (head, item). An item: seq, start, stop, piece, first piece, pieces, position, 0.
 
@@ -180,6 +183,7 @@ def decode_items(
     lie in the cache already. Row `seq` of q, k, v and out belongs to the sequence. Caches are
     contiguous: [blocks, PAGE, KV_HEADS, head size].
     """
+    meet_neighbours(EARLY)
     head = tl.program_id(0)
     item = items + tl.program_id(1) * 8
     seq = tl.load(item)

@@ -3,13 +3,16 @@
 import triton
 import triton.language as tl
 
+from inferplane_triton.device.order import meet_neighbours
+
 
 @triton.jit
 def rms_norm_rows(
     x_ptr, weight_ptr, out_ptr, inner, x_outer, x_inner, out_outer, out_inner, eps,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Row r is x[r // inner, r % inner, :SIZE]; Zhang and Sennrich 2019, arXiv 1910.07467."""
+    meet_neighbours(EARLY)
     row = tl.program_id(0).to(tl.int64)
     outer, within = row // inner, row % inner
     at = tl.arange(0, BLOCK)
@@ -26,9 +29,10 @@ def rms_norm_rows(
 @triton.jit
 def add_rms_norm_rows(
     x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, x_stride, residual_stride, eps,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """sum = x + residual, rounded to its dtype; out = rms_norm(sum). Outputs are contiguous."""
+    meet_neighbours(EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < SIZE

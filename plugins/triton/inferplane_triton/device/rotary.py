@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from inferplane_triton.device.order import meet_neighbours
+
 
 @triton.jit
 def rotate_heads(
@@ -10,12 +12,14 @@ def rotate_heads(
     q_stride, k_stride, table_stride, q_heads, k_heads, eps,
     HEAD: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
     TAIL: tl.constexpr, INTERLEAVED: tl.constexpr, NORM: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Program (t, b) turns HEADS heads of token t: those of q first, then those of k.
 
     HALF pairs of each head are rotated (Su et al. 2021, arXiv 2104.09864), the elements after them
     are copied. BLOCK and TAIL are powers of two that hold HALF and the copied rest.
     """
+    meet_neighbours(EARLY)
     token = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     q_blocks = tl.cdiv(q_heads, HEADS)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from inferplane_triton.device.order import meet_neighbours
+
 
 @triton.jit
 def add_columns(acc, x_ptr, source, x_stride, begin, inside,
@@ -24,13 +26,14 @@ def add_columns(acc, x_ptr, source, x_stride, begin, inside,
 def stream_rows(
     x_ptr, w_ptr, bias_ptr, out_ptr, x_stride, w_stride, out_stride, outputs,
     INPUTS: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    BIAS: tl.constexpr, STAGES: tl.constexpr,
+    BIAS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Program p computes outputs p * ROWS..: out[M, O] = x[M, I] @ w[O, I]^T + bias.
 
     With STAGES 0 the loop is unrolled, so that all loads of a program are in flight at once; long
     rows would not fit the registers and go through on-chip memory, STAGES deep.
     """
+    meet_neighbours(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < outputs
     m = tl.arange(0, M)
@@ -53,9 +56,11 @@ def stream_rows(
 def stream_gated(
     x_ptr, w_ptr, out_ptr, x_stride, w_stride, out_stride, outputs,
     INPUTS: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """`stream_rows` of silu(x[:, :I]) * x[:, I:], made anew by each program: it costs less
     than a launch."""
+    meet_neighbours(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < outputs
     col = tl.arange(0, COLS)
@@ -80,7 +85,7 @@ def stream_normed(
     x_ptr, residual_ptr, norm_ptr, w_ptr, bias_ptr, out_ptr, sum_ptr,
     x_stride, residual_stride, w_stride, out_stride, outputs, eps,
     INPUTS: tl.constexpr, PAD: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr,
-    ADD: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, BIAS: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """`stream_rows` of rms_norm(x + residual); program 0 also stores that sum.
 
@@ -93,6 +98,7 @@ def stream_normed(
     present = (at < INPUTS)[None, :]
     source = w_ptr + row.to(tl.int64)[:, None] * w_stride + at[None, :]
     w = tl.load(source, mask=inside[:, None] & present, other=0.0)
+    meet_neighbours(EARLY)  # the weights, which depend on nobody, are on their way
     x = tl.load(x_ptr + m[:, None] * x_stride + at[None, :], mask=present, other=0.0)
     if ADD:
         residual = tl.load(residual_ptr + m[:, None] * residual_stride + at[None, :], mask=present,

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from inferplane_triton.device.activation import gated_rows
+from inferplane_triton.tuning import target
 
 __all__ = ["gelu_mul", "silu_mul"]
 
@@ -27,6 +28,7 @@ def _gated(x: Tensor, gelu: bool) -> Tensor:
     rows = x if x.dim() == 2 else x.reshape(-1, 2 * size)
     block = min(1024, int(triton.next_power_of_2(size)))
     gated_rows[(len(rows), triton.cdiv(size, block))](
-        rows, out, rows.stride(0), SIZE=size, GELU=gelu, BLOCK=block, num_warps=4
-    )
+        rows, out, rows.stride(0), SIZE=size, GELU=gelu, BLOCK=block,
+        num_warps=4, **target().launch(len(rows)),
+    )  # fmt: skip
     return out

@@ -15,7 +15,7 @@ from inferplane_triton.device.stream import stream_gated, stream_normed
 from inferplane_triton.kernels.activation import silu_mul
 from inferplane_triton.kernels.linear import linear
 from inferplane_triton.kernels.norm import add_rms_norm
-from inferplane_triton.tuning import gated_tuning, normed_tuning
+from inferplane_triton.tuning import gated_tuning, normed_tuning, target
 
 __all__ = ["ADD_NORM_LINEAR", "SILU_MUL_LINEAR", "add_norm_linear", "silu_mul_linear"]
 
@@ -35,7 +35,7 @@ def add_norm_linear(
         x, residual, norm_w, w, w if b is None else b, out, total,
         x.stride(0), residual.stride(0), w.stride(0), outputs, outputs, eps,
         INPUTS=inputs, PAD=tuning.cols, M=1, ROWS=tuning.rows, ADD=True, BIAS=b is not None,
-        num_warps=tuning.warps,
+        num_warps=tuning.warps, **target().launch(1),
     )  # fmt: skip
     return out, total
 
@@ -50,6 +50,7 @@ def silu_mul_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     stream_gated[(triton.cdiv(outputs, tuning.rows),)](
         x, w, out, x.stride(0), w.stride(0), outputs, outputs,
         INPUTS=inputs, M=1, ROWS=tuning.rows, COLS=tuning.cols, num_warps=tuning.warps,
+        **target().launch(1),
     )  # fmt: skip
     return out
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inferplane.interfaces import Capabilities, Kernel, OpSite, Reasons
 from inferplane_triton.device.stream import stream_rows
-from inferplane_triton.tuning import stream_tuning
+from inferplane_triton.tuning import stream_tuning, target
 
 __all__ = ["LINEAR", "linear"]
 
@@ -24,7 +24,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     stream_rows[(triton.cdiv(outputs, tuning.rows),)](
         x, w, w if b is None else b, out, x.stride(0), w.stride(0), outputs, outputs,
         INPUTS=inputs, M=1, ROWS=tuning.rows, COLS=tuning.cols, BIAS=b is not None,
-        STAGES=tuning.stages, num_warps=tuning.warps,
+        STAGES=tuning.stages, num_warps=tuning.warps, **target().launch(1),
     )  # fmt: skip
     return out
 

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from inferplane_triton.device.norm import add_rms_norm_rows, rms_norm_rows
+from inferplane_triton.tuning import target
 
 __all__ = ["add_rms_norm", "rms_norm"]
 
@@ -21,7 +22,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     block = int(triton.next_power_of_2(size))
     rms_norm_rows[(rows.numel() // size,)](
         rows, w, out, inner, rows.stride(0), within, inner * size, size, eps,
-        SIZE=size, BLOCK=block, num_warps=_warps(block),
+        SIZE=size, BLOCK=block, num_warps=_warps(block), **target().launch(len(rows)),
     )  # fmt: skip
     return out
 
@@ -35,7 +36,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, w: Tensor, eps: float) -> tuple[Te
     block = int(triton.next_power_of_2(size))
     add_rms_norm_rows[(len(x),)](
         x, residual, w, out, total, x.stride(0), residual.stride(0), eps,
-        SIZE=size, BLOCK=block, num_warps=_warps(block),
+        SIZE=size, BLOCK=block, num_warps=_warps(block), **target().launch(len(x)),
     )  # fmt: skip
     return out, total
 

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from inferplane_triton.device.rotary import rotate_heads
+from inferplane_triton.tuning import target
 
 __all__ = ["norm_rotary", "rotary"]
 
@@ -56,6 +57,6 @@ def _turn(
         q.stride(0), k.stride(0), cos.stride(0), q_heads, k_heads, eps,
         HEAD=size, HALF=half, HEADS=_HEADS, BLOCK=triton.next_power_of_2(half),
         TAIL=triton.next_power_of_2(tail) if tail else 0,
-        INTERLEAVED=interleaved, NORM=weights is not None, num_warps=1,
+        INTERLEAVED=interleaved, NORM=weights is not None, num_warps=1, **target().launch(tokens),
     )  # fmt: skip
     return q_out, k_out
