@@ -127,11 +127,10 @@ def make_plan(
         ranks = range(topology.processes)
         worker_env = tuple(dict(platform.worker_env(config, rank)) for rank in ranks)
         told.append(worker_env)
-    plugin = next(p for p in seen.plugins if p.name == chosen.plugin)
     return LaunchPlan(
         device=chosen.name,
         plugin=chosen.plugin,
-        plugin_version=plugin.version,
+        plugin_version=_version(seen, chosen),
         probe=probe,
         config=replace(config, device=chosen.name),
         scheduler=settings.scheduler,
@@ -151,6 +150,11 @@ def make_plan(
         tasks=tasks.tasks,
         keeps_kv=tasks.keeps_kv,
     )
+
+
+def _version(seen: Survey, chosen: DeviceReport) -> str:
+    """Of the plugin that offers the chosen device."""
+    return next(plugin.version for plugin in seen.plugins if plugin.name == chosen.plugin)
 
 
 def _read_model(settings: LaunchSettings) -> tuple[ModelShape, TaskChoice, int]:
