@@ -56,11 +56,14 @@ class Packer:
         pack(weight.data_ptr(), *weight.shape, packed.data.data_ptr())
         return packed
 
-    def int8(self, values: Tensor, scales: Tensor) -> PackedWeight:
-        """values int8[O,I] with scales f32[O,1], or f32[O,I/g] in groups of g = 32 or 16."""
+    def int8(self, values: Tensor, scales: Tensor, grouped: bool = False) -> PackedWeight:
+        """values int8[O,I] with scales f32[O,1], or f32[O,I/g] in groups of g = 32 or 16.
+
+        `grouped` tells the two apart where there is one group only.
+        """
         rows, columns = values.shape
         values, scales = values.contiguous(), scales.float().contiguous()
-        if scales.shape == (rows, 1):
+        if scales.shape == (rows, 1) and not grouped:
             packed = self._reserve(Kind.INT8, values, scales.flatten())
             self._library.ip_pack_int8(values.data_ptr(), rows, columns, packed.data.data_ptr())
             return packed

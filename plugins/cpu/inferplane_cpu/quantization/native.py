@@ -82,7 +82,7 @@ class NativeLinear(QuantKernel):
             low = int(weight.values.min()) if weight.values.numel() else 0
             packed = packer.int4(weight.values, scales, offsets, -8 if low < 0 else 0)
         else:
-            packed = packer.int8(weight.values, scales)
+            packed = packer.int8(weight.values, scales, grouped=self._kind != Kind.INT8)
         return {"data": packed.data} | ({} if packed.scale is None else {"scale": packed.scale})
 
     def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:

@@ -58,6 +58,19 @@ def test_a_quantised_layer_multiplies_like_its_values(machine: Machine, name: st
     assert error < (1.2e-2 if scheme.activation else 1e-3 if scheme.offset else 1e-4)
 
 
+def test_a_layer_of_one_group_multiplies_like_its_values(machine: Machine) -> None:
+    scheme, site = QuantScheme("int8"), LinearSite(32, 48, "float32")
+    assert NativeLinear.supports(scheme, site, Capabilities()) == ()
+    kernel = NativeLinear(scheme, site, Device(machine))
+    make = torch.Generator().manual_seed(4)
+    values = torch.randint(-128, 128, (48, 32), generator=make).to(torch.int8)
+    scales = (torch.rand(48, 1, generator=make) + 0.1).half().float()
+    x = torch.randn(5, 32, generator=make)
+    expected = x.double() @ (values * scales).double().T
+    got = kernel.apply(x, kernel.repack(CanonicalWeight(values, scales)))
+    assert (got - expected).norm() < 1e-4 * expected.norm()
+
+
 @pytest.mark.parametrize(
     ("scheme", "reason"),
     [
