@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.compiler import compile as compile_source
 from triton.runtime.cache import get_cache_key, get_cache_manager
 
-__all__ = ["Job", "compile_job", "is_stored", "stored_under"]
+__all__ = ["Job", "as_line", "compile_job", "is_stored", "job_of", "stored_under"]
 
 _LAUNCHERS = {
     "cuda": ("triton.backends.nvidia.driver", "CudaLauncher"),
@@ -33,6 +34,20 @@ class Job:
     attributes: Mapping[tuple[int, ...], Any]
     options: Mapping[str, Any]
     target: tuple[str, Any, int]
+
+
+def as_line(job: Job) -> bytes:
+    """The job as one line of Python literals."""
+    parts = (
+        job.module, job.function, dict(job.signature), dict(job.constants), dict(job.attributes),
+        dict(job.options), tuple(job.target),
+    )  # fmt: skip
+    return repr(parts).encode() + b"\n"
+
+
+def job_of(line: bytes) -> Job:
+    """What `as_line` wrote. Raises ValueError or SyntaxError where a part is no literal."""
+    return Job(*ast.literal_eval(line.decode()))
 
 
 def compile_job(job: Job) -> float:

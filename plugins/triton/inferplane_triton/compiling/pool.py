@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Queue
 from typing import cast
 
 from triton import knobs
 
-from inferplane_triton.compiling.jobs import Job
+from inferplane_triton.compiling.jobs import Job, as_line
 
 __all__ = ["CompilePool"]
 
@@ -30,7 +29,7 @@ class CompilePool:
 
     def __init__(self, processes: int) -> None:
         self._threads = ThreadPoolExecutor(processes, "compile")
-        self._idle: SimpleQueue[Child] = SimpleQueue()
+        self._idle: Queue[Child] = Queue(processes)
         self._children: list[Child] = []
         self._closed = False
         for _ in range(processes):
@@ -55,10 +54,10 @@ class CompilePool:
         child = self._idle.get()
         assert child.stdin is not None and child.stdout is not None
         try:
-            pickle.dump(job, child.stdin)
+            child.stdin.write(as_line(job))
             child.stdin.flush()
-            answer = cast("float | str", pickle.load(child.stdout))
-        except (OSError, EOFError) as error:
+            answer = cast("float | str", json.loads(child.stdout.readline()))
+        except (OSError, ValueError) as error:
             child.kill()
             if not self._closed:
                 child = self._start()

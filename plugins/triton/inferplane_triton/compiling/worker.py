@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import sys
 
 __all__ = ["main"]
@@ -15,16 +14,12 @@ def main() -> None:
     sys.path[:] = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not mix with the answers
-    from inferplane_triton.compiling.jobs import compile_job  # after the path is known
+    from inferplane_triton.compiling.jobs import compile_job, job_of  # after the path is known
 
-    while True:
+    for line in sys.stdin.buffer:
         try:
-            job = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            answer: float | str = compile_job(job)
+            answer: float | str = compile_job(job_of(line))
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"
-        pickle.dump(answer, answers)
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
