@@ -41,7 +41,8 @@ def next_minor(monkeypatch: pytest.MonkeyPatch) -> None:
     grown.register_platforms = register_platforms  # type: ignore[attr-defined]
     grown.register_adapters = register_adapters  # type: ignore[attr-defined]
     monkeypatch.setattr(plugins, "hookspecs", grown)
-    monkeypatch.setattr(plugins, "INTERFACE_VERSION", (1, 1))
+    major, minor = plugins.INTERFACE_VERSION
+    monkeypatch.setattr(plugins, "INTERFACE_VERSION", (major, minor + 1))
 
 
 @pytest.mark.usefixtures("next_minor")
@@ -72,7 +73,7 @@ def test_a_new_optional_method_has_a_default_for_old_plugins(
     old_plugin: PluginSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warm_hint(self: Platform) -> str:
-        """(optional) New in 1.1."""
+        """(optional) New in the next minor."""
         return ""
 
     monkeypatch.setattr(Platform, "warm_hint", warm_hint, raising=False)

@@ -49,7 +49,7 @@ from inferplane.interfaces.quantization import (
 )
 from inferplane.interfaces.shapes import Bucket, ShapePolicy, StepShape
 
-INTERFACE_VERSION = (1, 0)
+INTERFACE_VERSION = (1, 1)
 
 __all__ = [
     "INTERFACE_VERSION",

@@ -2,7 +2,7 @@
 
 from inferplane.hookspecs import Register, hookimpl
 
-INTERFACE_VERSION = (1, 0)
+INTERFACE_VERSION = (1, 1)
 
 _KERNELS = "inferplane_triton.kernels."
 
