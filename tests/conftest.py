@@ -1,10 +1,15 @@
 """Fixtures that several packages' tests share."""
 
+import os
 import select
 from collections.abc import Callable
 from os import close, pidfd_open
 
 import pytest
+
+
+os.environ.setdefault("IP_CPU_AMX", "off")
+"""Many tests compare tokens of wide steps with those of narrow ones, which AMX rounds differently."""
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ processor or hypervisor that nobody has seen makes of the instructions can only 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 from inferplane.errors import ConfigError
 
-__all__ = ["NO_TILES", "OPTION", "TILE_FLAGS", "Tiles", "check_option", "choose_tiles"]
+__all__ = ["NO_TILES", "OPTION", "TILE_FLAGS", "VARIABLE", "Tiles", "check_option", "choose_tiles"]
 
 OPTION = "amx"
+VARIABLE = "IP_CPU_AMX"
+"""Of the environment: what the option is where it is not given."""
 TILE_FLAGS = frozenset(("amx_tile", "amx_bf16", "amx_int8"))
 _VALUES = ("auto", "off")
 _CHECK_S = 60
@@ -51,9 +54,10 @@ def check_option(asked: str) -> str:
 def choose_tiles(flags: Iterable[str], library: CDLL, asked: str = "") -> Tiles:
     """Decide for this process and, where the answer is yes, get the system's permission for it.
 
-    `flags`: the processor's; `library`: as from `load_library`; `asked`: the option's value. Raises
-    ConfigError as `check_option`.
+    `flags`: the processor's; `library`: as from `load_library`; `asked`: the option's value, "" =
+    what the environment says. Raises ConfigError as `check_option`.
     """
+    asked = asked or os.environ.get(VARIABLE, "")
     if check_option(asked) == "off" or not TILE_FLAGS.issubset(flags):
         return NO_TILES
     refused: bytes | None = library.ip_tiles_refused()

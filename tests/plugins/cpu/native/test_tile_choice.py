@@ -11,7 +11,7 @@ import pytest
 from inferplane.errors import ConfigError
 from inferplane_cpu.compiler.step_compiler import StepCompiler
 from inferplane_cpu.native.machine import Machine
-from inferplane_cpu.native.tiles import NO_TILES, TILE_FLAGS, Tiles, choose_tiles
+from inferplane_cpu.native.tiles import NO_TILES, TILE_FLAGS, VARIABLE, Tiles, choose_tiles
 
 STAND_IN = """
 #include <csignal>
@@ -25,6 +25,12 @@ ENDINGS = {
     "std::raise(SIGILL); return nullptr": Tiles(False, "the check died of SIGILL"),
     "std::raise(SIGSEGV); return nullptr": Tiles(False, "the check died of SIGSEGV"),
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests run without tiles."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 def stand_in(compiler: Any, folder: Path, check: str, refused: str = "nullptr") -> CDLL:
@@ -61,6 +67,14 @@ def test_the_check_of_the_kernels_passes_on_emulated_tiles(tiled: Machine) -> No
 def test_other_values_of_the_option_are_refused(tiled: Machine) -> None:
     with pytest.raises(ConfigError, match="amx='on': expected auto or off"):
         choose_tiles((), tiled.library, "on")
+
+
+def test_the_environment_says_what_the_option_does_not(
+    tiled: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "off")
+    assert choose_tiles(TILE_FLAGS, tiled.library) is NO_TILES
+    assert choose_tiles(TILE_FLAGS, tiled.library, "auto") == Tiles(True)
 
 
 def test_a_refusal_is_counted(tiled: Machine) -> None:
