@@ -7,9 +7,8 @@ from os import close, pidfd_open
 
 import pytest
 
-
+# Many tests compare tokens of wide steps with those of narrow ones, which AMX rounds differently.
 os.environ.setdefault("IP_CPU_AMX", "off")
-"""Many tests compare tokens of wide steps with those of narrow ones, which AMX rounds differently."""
 
 
 @pytest.fixture
