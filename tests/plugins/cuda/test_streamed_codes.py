@@ -81,6 +81,17 @@ def test_results_are_those_of_the_reference(name: str, dtype: str) -> None:
             assert error < 6e-3, (name, dtype, outputs, inputs, rows, error)
 
 
+def test_offsets_of_whole_outputs_are_left_to_others() -> None:
+    from inferplane_cuda.quantization.kernels import StreamedWeights
+
+    site = LinearSite(256, 64, "bfloat16")
+    told = StreamedWeights.supports(QuantScheme("int8", offset=True), site, _CAPS)
+    assert "adds offsets for groups of inputs only" in told
+    assert "adds offsets for groups of inputs only" not in StreamedWeights.supports(
+        QuantScheme("int8", 64, offset=True), site, _CAPS
+    )
+
+
 def _weight(scheme: QuantScheme, outputs: int, inputs: int) -> CanonicalWeight:
     groups = inputs // scheme.group if scheme.group else 1
     scales = (torch.rand(outputs, groups, device="cuda") + 0.5) / 100

@@ -5,10 +5,12 @@ T tokens, O outputs, I inputs, G groups.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -58,6 +60,8 @@ class StreamedWeights(QuantKernel):
             reasons.append("keeps activations in 16 bits")
         if scheme.group > 0 and scheme.group not in _GROUPS:
             reasons.append(f"{scheme.group} inputs share a scale: needs one of {_GROUPS}")
+        if scheme.offset and scheme.group <= 0:
+            reasons.append("adds offsets for groups of inputs only")
         if scheme.group > 0 and site.in_features % scheme.group:
             reasons.append(f"{site.in_features} inputs are no whole groups of {scheme.group}")
         return tuple(reasons)
@@ -90,7 +94,6 @@ class StreamedWeights(QuantKernel):
 class _StreamedRounded(QuantKernel):
     """8-bit codes times activations of the same kind: few rows are rounded on the way."""
 
-    _most_fused = _FUSED_ROWS
     _many: ClassVar[type[ScaledFp8] | type[Int8Activations]]
     """Multiplies many rows, and lays down what both read."""
     _codes: ClassVar[str]
@@ -128,9 +131,9 @@ class _StreamedRounded(QuantKernel):
         q, scales = self._round(x, given)
         return stream.stream(self._rounded, q, packed, outputs, bias, x.dtype, scales)
 
+    @abstractmethod
     def _round(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         """Codes [T,I], and a scale a row."""
-        raise AssertionError("each kind rounds its own way")
 
 
 class StreamedFp8(_StreamedRounded):
@@ -171,4 +174,5 @@ def _common_reasons(site: LinearSite) -> list[str]:
 
 def _readable(x: Tensor) -> Tensor:
     """x with rows that 16 bytes at a time can be read of."""
-    return x if x.stride(1) == 1 and x.stride(0) % 8 == 0 else x.contiguous()
+    fits = x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
