@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from inferplane.interfaces import EngineConfig, KVPlan, SamplingBatch, SchedulerLimits, StepBatch
+from inferplane.interfaces import (
+    EngineConfig,
+    KVPlan,
+    SamplingBatch,
+    SchedulerLimits,
+    ShapePolicy,
+    StepBatch,
+    StepShape,
+)
 
 __all__ = ["dummy_step", "largest_step"]
 
@@ -46,19 +54,41 @@ def dummy_step(
     )
 
 
-def largest_step(limits: SchedulerLimits, config: EngineConfig) -> list[int]:
-    """Query lengths of the step that needs the most memory: all tokens, as many rows as may be."""
+def largest_step(
+    limits: SchedulerLimits, config: EngineConfig, shapes: ShapePolicy, block_size: int
+) -> list[int]:
+    """Query lengths of the step that needs the most memory: all tokens, as many rows as may be.
+
+    Where such a step is not admitted the tokens are dealt to half as many rows, and so on.
+    """
     tokens = min(limits.max_step_tokens or config.max_batched_tokens, config.max_batched_tokens)
     seqs = min(limits.max_num_seqs or config.max_num_seqs, config.max_num_seqs, tokens)
     if limits.max_prefill_seqs is not None:
         seqs = min(seqs, limits.max_prefill_seqs)
+    lengths = _dealt(tokens, seqs, config.max_model_len)
+    while seqs > 1 and not shapes.admits(_shape(lengths, block_size)):
+        seqs //= 2
+        lengths = _dealt(tokens, seqs, config.max_model_len)
+    return lengths
+
+
+def _dealt(tokens: int, seqs: int, most: int) -> list[int]:
+    """`tokens` over `seqs` rows of 1 to `most`: the first ones take all they can."""
     lengths = [1] * seqs
     left = tokens - seqs
-    for place in range(seqs):  # the first sequences take all they can
-        extra = min(left, config.max_model_len - 1)
+    for place in range(seqs):
+        extra = min(left, most - 1)
         lengths[place] += extra
         left -= extra
     return lengths
+
+
+def _shape(lengths: list[int], block_size: int) -> StepShape:
+    """Of prompts that long."""
+    longest, seqs = max(lengths), len(lengths)
+    blocks = sum(-(-length // block_size) for length in lengths)
+    decodes = seqs if longest == 1 else 0
+    return StepShape(sum(lengths), seqs, decodes, longest, longest, blocks)
 
 
 def _sampling(num_rows: int, drawn: bool, scored: bool) -> SamplingBatch:

@@ -92,8 +92,8 @@ class TorchExecutor(Executor):
         if not self._device.memory().shared_with_host:
             # what the largest step allocates is then in use when free memory is read
             trial = KVPlan(1, attention.block_size, attention.groups)
-            lengths = largest_step(self._context.caps.limits, config)
             pooled = not self._plan.generates
+            lengths = self._largest_step(attention.block_size)
             batch = dummy_step(trial, lengths, drawn=not pooled, pooled=pooled)
             steps = self._prepare(trial)
             with self._device.rehearsal(last=False):
@@ -217,8 +217,12 @@ class TorchExecutor(Executor):
             steps = self._new_runner()
             for bucket in buckets:
                 self._run(steps, dummy_step(plan, [1], pooled=pooled), bucket)
-        lengths = largest_step(self._context.caps.limits, self._context.config)
+        lengths = self._largest_step(plan.block_size)
         self._run(self._new_runner(), dummy_step(plan, lengths, drawn=not pooled, pooled=pooled))
+
+    def _largest_step(self, block_size: int) -> list[int]:
+        context = self._context
+        return largest_step(context.caps.limits, context.config, context.shapes, block_size)
 
     def _run(
         self, steps: StepRunner, batch: StepBatch, bucket: Bucket | None = None
