@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from inferplane.interfaces import Bucket, StepShape
 from inferplane_gaudi.buckets import LADDERS, StepBuckets
@@ -26,6 +27,8 @@ class Padding:
     steps: int = 0
     buckets: set[Bucket] = field(default_factory=set)
     """Those that some step needed."""
+    prompt_steps: int = 0
+    """Of `steps`, those of prompts."""
     prompt_tokens: list[int] = field(default_factory=lambda: [0, 0])
     """[real, as run]; the two below likewise."""
     decode_rows: list[int] = field(default_factory=lambda: [0, 0])
@@ -56,28 +59,70 @@ def measure(
     requests: Iterable[tuple[int, int]],
     max_num_seqs: int,
     max_step_tokens: int,
+    pace: int = 1,
 ) -> Padding:
-    """All requests wait at first; a free lane takes the next prompt, else all lanes decode."""
-    found = Padding()
-    waiting = list(requests)
+    """All requests wait at first; free lanes take the next prompts, else all lanes decode.
+
+    As in the scheduler a step takes prompts in order, a part of one where the whole does not fit,
+    and with a prefill interval of `pace` as many steps less one lie between two of prompts.
+    """
+    found, decodes = Padding(), pace
+    waiting = [[prompt, output, 0] for prompt, output in requests]
     running: list[list[int]] = []  # [context, tokens to go]
     while waiting or running:
-        if waiting and len(running) < max_num_seqs:
-            prompt, output = waiting.pop()
-            for start in range(0, prompt, max_step_tokens):
-                _prompt(found, policy, start, min(max_step_tokens, prompt - start))
-            running.append([prompt, output])
+        free = max_num_seqs - len(running)
+        if waiting and free and (decodes >= pace - 1 or not running):
+            step = _next_prompts(policy, waiting[-free:], max_step_tokens)
+            _prompts(found, policy, step)
+            while waiting and waiting[-1][2] == waiting[-1][0]:
+                prompt, output, _ = waiting.pop()
+                running.append([prompt, output])
+            decodes = 0
             continue
+        decodes += 1
         _decode(found, policy, [context + 1 for context, _ in running])
         running = [[context + 1, left - 1] for context, left in running if left > 1]
     return found
 
 
-def _prompt(found: Padding, policy: StepBuckets, start: int, count: int) -> None:
-    end = start + count
-    bucket = policy.select(StepShape(count, 1, 0, count, end, -(-end // _BLOCK_SIZE)))
+def _next_prompts(
+    policy: StepBuckets, waiting: Sequence[list[int]], most: int
+) -> list[tuple[int, int]]:
+    """(start, tokens) of each row of a step; `waiting` is [prompt, output, computed], last first,
+    and what was computed moves on."""
+    step: list[tuple[int, int]] = []
+    for request in reversed(waiting):
+        prompt, _, start = request
+        count = _chunk(policy, step, start, min(prompt - start, most))
+        if not count:
+            break
+        step.append((start, count))
+        request[2], most = start + count, most - count
+        if request[2] < prompt:
+            break
+    return step
+
+
+def _chunk(policy: StepBuckets, step: list[tuple[int, int]], start: int, most: int) -> int:
+    """How many of `most` tokens the step takes as well: all, half, a quarter, … or none."""
+    while most and not policy.admits(_shape([*step, (start, most)])):
+        most //= 2
+    return most
+
+
+def _shape(step: Sequence[tuple[int, int]]) -> StepShape:
+    counts = [count for _, count in step]
+    ends = [start + count for start, count in step]
+    blocks = sum(-(-end // _BLOCK_SIZE) for end in ends)
+    return StepShape(sum(counts), len(step), 0, max(counts), max(ends), blocks)
+
+
+def _prompts(found: Padding, policy: StepBuckets, step: Sequence[tuple[int, int]]) -> None:
+    shape = _shape(step)
+    bucket = policy.select(shape)
     assert bucket is not None, "prompts are cut to what the buckets hold"
-    _add(found.prompt_tokens, count, bucket.num_tokens)
+    found.prompt_steps += 1
+    _add(found.prompt_tokens, shape.num_tokens, bucket.num_tokens)
     _note(found, bucket)
 
 
@@ -109,13 +154,14 @@ def _main() -> None:
     """Print a row for each policy at the default limits of the engine."""
     seqs, tokens, length, count = 128, 2048, 4096, 1000
     print(f"{count} chats, {seqs} sequences, {tokens} tokens a step, context {length}")
-    for name, ladder in LADDERS.items():
+    for (name, ladder), pace in product(LADDERS.items(), (1, 4)):
         policy = StepBuckets(seqs, tokens, length, _BLOCK_SIZE, ladder)
-        found = measure(policy, chats(count, length), seqs, tokens)
+        found = measure(policy, chats(count, length), seqs, tokens, pace)
         shares = ", ".join(f"{what} {share:.1%}" for what, share in found.shares().items())
         print(
-            f"{name}: {len(policy.buckets())} buckets, {len(found.buckets)} used in "
-            f"{found.steps} steps; padding: {shares}"
+            f"{name}, prefill interval {pace}: {len(policy.buckets())} buckets, "
+            f"{len(found.buckets)} used in {found.steps} steps, {found.prompt_steps} of prompts; "
+            f"padding: {shares}"
         )
 
 

@@ -43,8 +43,8 @@ _GENERATIONS = {"0x100": "gaudi", "0x101": "gaudi", "0x102": "gaudi2", "0x106": 
 
 
 _FP8: Mapping[str, Literal["range240", "e4m3fn"]] = {"gaudi2": "range240", "gaudi3": "e4m3fn"}
-"""Generation -> what its fp8 codes mean: up to 240, or up to 448 (the vendor's quantisation
-toolkit scales by these)."""
+"""Generation -> what its fp8 codes mean: up to 240, or up to 448. Source: `get_fullscale` of Intel
+Neural Compressor, the vendor's quantisation toolkit, which scales by these."""
 
 
 class Gaudi(Platform):
@@ -91,7 +91,7 @@ class Gaudi(Platform):
             block_multiple=_BLOCK_SIZE,
             static_shapes=True,
             limits=SchedulerLimits(
-                max_prefill_seqs=1,
+                max_prefill_seqs=None,
                 mix_prefill_decode=False,
                 chunked_prefill=True,
                 async_steps=1,

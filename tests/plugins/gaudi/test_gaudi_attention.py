@@ -33,7 +33,7 @@ from inferplane_gaudi.buckets import StepBuckets
 from inferplane_gaudi.kv_store import FlatKVStore
 
 SIZE, WIDTH, NUM_BLOCKS, DIM = 16, 6, 40, 8
-POLICY = StepBuckets(6, 80, SIZE * WIDTH, SIZE)
+POLICY = StepBuckets(6, 800, SIZE * WIDTH, SIZE)
 CAPS = Capabilities(compute_dtypes=("float32",), kv_dtypes=("float32",))
 HEADS = ((4, 2), (3, 3), (4, 1))
 
@@ -52,6 +52,14 @@ class Step:
         assert bucket is not None
         return bucket
 
+    def rows(self, bucket: Bucket | None) -> Tensor:
+        """i64[T]: where a bucket has the step's tokens."""
+        start, count = self.batch.query_start, len(self.batch.token_ids)
+        if bucket is None or not bucket.rectangular:
+            return torch.arange(count)
+        owner = np.repeat(np.arange(len(start) - 1), np.diff(start))
+        return torch.from_numpy(np.arange(count) - start[owner] + owner * bucket.max_query)
+
     def tensors(self, bucket: Bucket | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """q, k, v with rows of junk where the bucket pads, and sinks."""
         torch.manual_seed(self.seed)
@@ -60,8 +68,8 @@ class Step:
         shapes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
         made = []
         for heads in shapes:
-            rows = torch.randn(count, heads, DIM)
-            made.append(torch.cat((rows, torch.full((total - count, heads, DIM), 1e3))))
+            junk = torch.full((total, heads, DIM), 1e3)
+            made.append(junk.index_copy(0, self.rows(bucket), torch.randn(count, heads, DIM)))
         sinks = torch.randn(spec.num_heads) if spec.sinks else None
         return made[0], made[1], made[2], sinks
 
@@ -82,7 +90,7 @@ class Step:
         q, new_k, new_v, sinks = self.tensors(bucket)
         ready = AttentionMeta(meta.static, arrays)
         out = backend.forward(q, new_k, new_v, store.layer("layer"), ready, sinks)
-        return out[: len(self.batch.token_ids)], store.read_tokens("layer", slots[SIZE:])[0]
+        return out[self.rows(bucket)], store.read_tokens("layer", slots[SIZE:])[0]
 
 
 @st.composite
@@ -100,6 +108,9 @@ def steps(draw: st.DrawFn, kind: str) -> Step:
         queries = [1] * len(contexts)
     elif kind == "prompt":
         contexts = queries = [draw(st.integers(1, 80))]
+    elif kind == "company":
+        contexts = draw(st.lists(st.integers(1, longest), min_size=2, max_size=6))
+        queries = [draw(st.integers(1, context)) for context in contexts]
     else:
         contexts = [draw(st.integers(2, longest))]
         queries = [draw(st.integers(1, min(80, contexts[0] - 1)))]
@@ -144,7 +155,7 @@ def assert_agrees(step: Step, bucket: Bucket | None) -> None:
     np.testing.assert_array_equal(got_kv, want_kv)  # padding wrote nowhere but into block 0
 
 
-@pytest.mark.parametrize("kind", ["decode", "prompt", "continued"])
+@pytest.mark.parametrize("kind", ["decode", "prompt", "company", "continued"])
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_each_form_is_the_reference_in_its_own_bucket(kind: str, data: st.DataObject) -> None:

@@ -79,6 +79,25 @@ def test_each_bucket_is_one_graph_and_serving_compiles_none(started: Started) ->
     assert started.executor.stats().compiles_after_start == 0
 
 
+def test_prompts_in_company_answer_as_alone_whole_or_in_parts(inferplane_kit: KitState) -> None:
+    subject = inferplane_kit.subject("gaudi-emulated")
+    limits = {"max_num_seqs": 2, "max_model_len": 128, "max_batched_tokens": 256}
+    started = inferplane_kit.started(subject, "llama", **limits)
+    assert "prefill-t256-s2-q128-c128-rect" in map(str, started.policy.buckets())
+    driver, model = started.new_driver(), ReferenceModel(started.model)
+    first, parts, late = (list(range(5, 5 + count)) for count in (60, 110, 90))
+    a, b = driver.begin(first), driver.begin(parts)
+    works = [Work(a, 60, Draw()), Work(b, 40)]
+    assert driver.admits(works)
+    drawn = [driver.step(works)[0].token_ids[0]]
+    driver.end(a)
+    c = driver.begin(late)
+    drawn += [row.token_ids[0] for row in driver.step([Work(c, 90, Draw()), Work(b, 70, Draw())])]
+    driver.end(b, c)
+    assert drawn == [model.greedy(prompt, 1)[0] for prompt in (first, late, parts)]
+    assert started.executor.stats().compiles_after_start == 0
+
+
 def test_attention_comes_from_this_plugin(started: Started) -> None:
     chosen = {(c.name, c.owner) for c in started.executor.choices() if c.kind == "attention"}
     assert chosen == {("gaudi_flat", "gaudi")}

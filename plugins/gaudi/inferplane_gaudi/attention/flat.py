@@ -36,13 +36,14 @@ from inferplane_gaudi.attention.products import (
 
 __all__ = ["FlatAttention"]
 
-_Form = Literal["prompt", "continued", "listed"]
+_Form = Literal["prompt", "company", "continued", "listed"]
 
 
 class FlatAttention(AttentionBackend):
-    """Three forms, told by the bucket and fixed in its program.
+    """Four forms, told by the bucket and fixed in its program.
 
-    prompt: whole prompts, causal within the rectangle, nothing is read back. continued: one
+    prompt: one prompt from its first token on, causal within its row, nothing is read back.
+    company: rows of several prompts, each over the blocks of its own context. continued: one
     sequence over all blocks of its context. listed: rows over the list of blocks they use; decodes,
     and whatever has no bucket of this plugin.
     """
@@ -76,8 +77,16 @@ class FlatAttention(AttentionBackend):
         arrays = {"slots": batch.slots[spec.group]}
         if form == "continued":
             assert bucket is not None
-            arrays["positions"] = batch.positions
-            arrays["blocks"] = _first(batch.block_tables[spec.group][0], bucket.context_blocks)
+            arrays["positions"] = batch.positions[None]
+            arrays["blocks"] = _first(batch.block_tables[spec.group][0], bucket.context_blocks)[
+                None
+            ]
+        elif form == "company":
+            assert bucket is not None
+            width = -(-bucket.max_context // spec.block_size)
+            arrays["positions"] = batch.positions.reshape(bucket.num_seqs, bucket.max_query)
+            tables = batch.block_tables[spec.group]
+            arrays["blocks"] = np.stack([_first(table, width) for table in tables])
         elif form == "listed":
             arrays |= self._lists(batch, bucket)
         return AttentionMeta(static=form, arrays=arrays)
@@ -99,24 +108,28 @@ class FlatAttention(AttentionBackend):
         if meta.static == "listed":
             held = self._blocks(kv, meta.arrays["blocks"])
             return attend_listed(q, held, meta.arrays, self._rule, sinks)
-        if meta.static == "continued":
-            return self._attend_continued(q, kv, meta, sinks)
+        if meta.static in ("company", "continued"):
+            return self._attend_contexts(q, kv, meta, sinks)
         if k is None or v is None or isinstance(kv, QuantizedKV):  # what was just written
             k, v = kv.read(slots)
         k, v = (x.to(q.dtype) for x in (self._as_kept(kv, k), self._as_kept(kv, v)))
         seen = None
         if self._spec.window is not None:
-            place = torch.arange(len(q), dtype=torch.int32, device=q.device)
+            place = torch.arange(len(q), dtype=torch.int32, device=q.device)[None]
             seen = seen_from(place, len(q), self._spec.window)
         return attend_rectangle(q[None], k[None], v[None], self._rule, seen, sinks)[0]
 
-    def _attend_continued(
+    def _attend_contexts(
         self, q: Tensor, kv: PagedKV | QuantizedKV, meta: AttentionMeta, sinks: Tensor | None
     ) -> Tensor:
-        held = self._blocks(kv, meta.arrays["blocks"])
-        keys, values = (x.flatten(0, 1)[None].to(q.dtype) for x in held)
-        seen = seen_from(meta.arrays["positions"], keys.shape[1], self._spec.window)
-        return attend_rectangle(q[None], keys, values, self._rule, seen, sinks)[0]
+        """Each row of the rectangle over the blocks of its own context."""
+        blocks, positions = meta.arrays["blocks"], meta.arrays["positions"]
+        held = self._blocks(kv, blocks.flatten())
+        rows = blocks.shape[0]
+        keys, values = (torch.unflatten(x.flatten(0, 1), 0, (rows, -1)).to(q.dtype) for x in held)
+        seen = seen_from(positions, keys.shape[1], self._spec.window)
+        asked = torch.unflatten(q, 0, (rows, -1))
+        return attend_rectangle(asked, keys, values, self._rule, seen, sinks).flatten(0, 1)
 
     def _blocks(self, kv: PagedKV | QuantizedKV, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [L,S,K,H] and values [L,S,K,Hv] of whole blocks i32[L]."""
@@ -142,8 +155,10 @@ class FlatAttention(AttentionBackend):
 
 
 def _form(bucket: Bucket | None) -> _Form:
-    if bucket is None or bucket.graph != "prefill" or bucket.num_seqs != 1:
+    if bucket is None or bucket.graph != "prefill" or not bucket.rectangular:
         return "listed"
+    if bucket.num_seqs > 1:
+        return "company"
     return "continued" if bucket.context_blocks else "prompt"
 
 

@@ -81,25 +81,31 @@ def attend_rectangle(
 ) -> Tensor:
     """q[B,Q,N,H] over k[B,C,K,H], v[B,C,K,Hv] -> [B,Q,N,Hv], through the fused kernel where it can.
 
-    `seen` bool [Q,C]; None = each row sees itself and those before it (C = Q), which needs no mask
-    in memory. Soft caps and sinks are no part of the fused kernel and are computed step by step.
+    `seen` bool [B,Q,C]; None = each row sees itself and those before it (C = Q), and no mask is in
+    memory. Soft caps and sinks are no part of the fused kernel and are computed step by step.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     if rule.softcap is None and sinks is None:
         out = F.scaled_dot_product_attention(
-            q, k, v, seen, is_causal=seen is None, scale=rule.scale, enable_gqa=grouped
+            q,
+            k,
+            v,
+            None if seen is None else seen[:, None],
+            is_causal=seen is None,
+            scale=rule.scale,
+            enable_gqa=grouped,
         )
         return out.transpose(1, 2)
     if seen is None:
-        place = torch.arange(q.shape[2], dtype=torch.int32, device=q.device)
+        place = torch.arange(q.shape[2], dtype=torch.int32, device=q.device)[None]
         seen = seen_from(place, q.shape[2], None)
     kv_heads = k.shape[1]
     asked = torch.unflatten(q, 1, (kv_heads, -1))
     scores = _capped(
         torch.matmul(asked, k[:, :, None].transpose(-1, -2)).float() * rule.scale, rule
     )
-    scores = torch.where(seen, scores, torch.full_like(scores, _NEVER))
+    scores = torch.where(seen[:, None, None], scores, torch.full_like(scores, _NEVER))
     if sinks is not None:
         sink = sinks.float().reshape(1, kv_heads, -1, 1, 1)
         scores = torch.cat((scores, sink.expand(*scores.shape[:-1], 1)), -1)
@@ -108,11 +114,11 @@ def attend_rectangle(
 
 
 def seen_from(positions: Tensor, num_keys: int, window: int | None) -> Tensor:
-    """bool [Q,C]: what tokens at `positions` i32[Q] see of keys at places 0..C-1."""
+    """bool [B,Q,C]: what tokens at `positions` i32[B,Q] see of keys at places 0..C-1."""
     place = torch.arange(num_keys, dtype=torch.int32, device=positions.device)
-    seen = place <= positions[:, None]
+    seen = place <= positions[..., None]
     if window is not None:
-        seen = seen & (place > positions[:, None] - window)
+        seen = seen & (place > positions[..., None] - window)
     return seen
 
 
