@@ -28,6 +28,8 @@ pytest.register_assert_rewrite("inferplane.testing.conformance")
 _OUTCOMES = pytest.StashKey[list["Outcome"]]()
 _STATE = pytest.StashKey["KitState"]()
 _WHOLE_KIT = "inferplane.testing.conformance"
+_RESTS_ON = ("hardware", "cpu-mode", "emulation", "compiled")
+"""What a run may rest on, in the order of the report's `EVIDENCE`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,9 +75,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--inferplane-evidence",
-        choices=("hardware", "cpu-mode", "compiled"),
+        choices=_RESTS_ON,
         default="hardware",
-        help="what the run rests on, for the report: the device, or a stand-in of its vendor",
+        help="what the run rests on, for the report: the device, or a stand-in",
     )
     group.addoption(
         "--inferplane-quick",
@@ -183,7 +185,7 @@ def pytest_terminal_summary(
         return
     from inferplane.testing.conformance.report import EVIDENCE, Report  # only when a kit ran
 
-    rests_on = ("hardware", "cpu-mode", "compiled").index(config.getoption("--inferplane-evidence"))
+    rests_on = _RESTS_ON.index(config.getoption("--inferplane-evidence"))
     outcomes = config.stash.get(_OUTCOMES, [])
     report = Report(state.subject(name), outcomes, EVIDENCE[rests_on])
     terminalreporter.section("inferplane conformance")

@@ -18,7 +18,13 @@ __all__ = ["EVIDENCE", "LEVELS", "Outcome", "Report"]
 
 LEVELS = ("hygiene", "facts", "ops", "attention", "shapes", "sampling", "models", "service")
 """What L0 to L7 are called."""
-EVIDENCE = ("ran on hardware", "ran on the vendor's CPU mode", "compiled only", "declared")
+EVIDENCE = (
+    "ran on hardware",
+    "ran on the vendor's CPU mode",
+    "ran on an emulation",
+    "compiled only",
+    "declared",
+)
 """What a report may rest on, strongest first."""
 SCHEMA = 1
 
