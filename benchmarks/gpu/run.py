@@ -2,6 +2,7 @@
 
 python benchmarks/gpu/run.py [--models qwen3-0.6b] [--only "batch 1,mixed"] [--json FILE]
 python benchmarks/gpu/run.py --models llama-3.1-8b,llama-3.1-8b:fp8,llama-3.1-8b:int4   # and ratios
+python benchmarks/gpu/run.py --models llama-3.1-8b,llama-3.1-8b:kv-fp8,llama-3.1-8b:fp8:kv-int8
 python benchmarks/gpu/run.py --peer vllm=PYTHON                       # vLLM beside it, same card
 python benchmarks/gpu/run.py --device cpu --tiny            # a dry run without a GPU
 """
@@ -32,6 +33,7 @@ CARD_PARTS = {
 """Part -> module, imported only when asked for, and what it takes the seconds left."""
 PARTS = ("probe", "numerics", *CARD_PARTS, "profile")
 """What `--only` may name besides the workloads."""
+KV = "kv-"
 
 
 def main() -> int:
@@ -93,7 +95,7 @@ def run_model(args: argparse.Namespace, name: str, wanted: set[str] | None) -> d
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         folder = model_folder(Path(root), name.replace(":", "-"), config_of(name, shape))
-        session = Session(engine_config(args, folder), plugins_of(args))
+        session = Session(engine_config(args, folder, kv_dtype_of(name)), plugins_of(args))
         session.generate([[7] * 8], [1])
         first = time.perf_counter() - began
         session.settle()
@@ -163,16 +165,22 @@ def shape_of(args: argparse.Namespace, name: str) -> tuple[Shape, Any]:
 
 
 def config_of(name: str, shape: Shape) -> dict[str, object]:
-    """The config.json of `MODEL` or `MODEL:VARIANT`. Raises SystemExit for an unknown variant."""
-    variant = name.partition(":")[2]
-    if not variant:
+    """The config.json of `MODEL[:VARIANT]`. Raises SystemExit for an unknown variant."""
+    variants = [part for part in name.split(":")[1:] if not part.startswith(KV)]
+    if not variants:
         return shape.config()
-    if variant not in VARIANTS:
-        raise SystemExit(f"no variant {variant!r}; there are {', '.join(VARIANTS)}")
-    return {**shape.config(), "quantization_config": VARIANTS[variant]}
+    if len(variants) > 1 or variants[0] not in VARIANTS:
+        raise SystemExit(f"no variant {':'.join(variants)!r}; there are {', '.join(VARIANTS)}")
+    return {**shape.config(), "quantization_config": VARIANTS[variants[0]]}
 
 
-def engine_config(args: argparse.Namespace, folder: Path) -> Any:
+def kv_dtype_of(name: str) -> str:
+    """What the cache is kept in: `MODEL[:VARIANT]:kv-fp8` names it."""
+    kinds = [part.removeprefix(KV) for part in name.split(":")[1:] if part.startswith(KV)]
+    return kinds[0] if kinds else "auto"
+
+
+def engine_config(args: argparse.Namespace, folder: Path, kv_dtype: str) -> Any:
     """The baseline's settings: 16384 tokens a request, 85 % of the memory, prefix cache on."""
     from inferplane.interfaces import EngineConfig
 
@@ -181,6 +189,7 @@ def engine_config(args: argparse.Namespace, folder: Path) -> Any:
         model=str(folder),
         device=args.device,
         dtype=args.dtype,
+        kv_dtype=kv_dtype,
         attention=args.attention,
         tensor_parallel=args.tensor_parallel,
         max_model_len=512 if args.tiny else 16384,
@@ -215,7 +224,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--models",
         default=",".join(reversed(SHAPES)),
-        help=f"of {', '.join(SHAPES)}; MODEL:VARIANT for one of {', '.join(VARIANTS)}",
+        help=f"of {', '.join(SHAPES)}; MODEL:VARIANT for one of {', '.join(VARIANTS)}, and "
+        "MODEL[:VARIANT]:kv-fp8 or kv-int8 for the cache",
     )
     parser.add_argument("--only", default="", help=f"workload kinds, or of {', '.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a dry run")

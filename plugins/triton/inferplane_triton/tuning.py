@@ -151,11 +151,17 @@ def target() -> Target:
     )
 
 
-def decode_tuning(found: Target, head_dim: int, itemsize: int) -> DecodeTuning:
-    """Tiles of keys and values, `stages` deep, must fit the on-chip memory."""
+def decode_tuning(
+    found: Target, head_dim: int, itemsize: int, has_codes: bool = False
+) -> DecodeTuning:
+    """Tiles of keys and values, `stages` deep, must fit the on-chip memory.
+
+    Widening codes of 8 bits takes registers, which gfx12 has for half the tile alone.
+    """
     if found.backend == "interpreter":
         return DecodeTuning(16, 4, 1, 2, 16)
-    tile = _GFX11_TILE if _is_gfx11(found) else 64 if head_dim <= 128 else 32
+    narrow = head_dim > 128 or (has_codes and found.arch.startswith("gfx12"))
+    tile = _GFX11_TILE if _is_gfx11(found) else 32 if narrow else 64
     stages = 3
     while stages > 1 and 2 * stages * tile * head_dim * itemsize > found.shared_bytes // 2:
         stages -= 1
@@ -176,18 +182,19 @@ def _is_gfx11(found: Target) -> bool:
 
 
 def prefill_tuning(
-    found: Target, head_dim: int, itemsize: int, is_capped: bool = False
+    found: Target, head_dim: int, itemsize: int, is_capped: bool = False, has_codes: bool = False
 ) -> PrefillTuning:
     """One warpgroup of query rows: on an H200 faster than two, at every length measured.
 
-    A soft cap on AMD's parts takes half as many: with 64 its registers spill.
+    A soft cap on AMD's parts takes half as many, codes of 8 bits on gfx11 a quarter: with more
+    registers spill.
     """
     if found.backend == "interpreter":
         return PrefillTuning(16, 16, 4, 1, 32)
     narrow = itemsize > 2 or head_dim > 128 or found.backend == "hip"
     if narrow:
         if _is_gfx11(found):
-            return PrefillTuning(64, _GFX11_TILE, 4, 1, 1024)
+            return PrefillTuning(16 if has_codes else 64, _GFX11_TILE, 4, 1, 1024)
         rows = 32 if is_capped and found.backend == "hip" else 64
         return PrefillTuning(rows, 32, 4, 1 if itemsize > 2 else 2, 1024)
     return PrefillTuning(64, 64, 4, 2, 1024)

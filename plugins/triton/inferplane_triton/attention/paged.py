@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from inferplane.execution.quantized_kv import QuantizedKV
 from inferplane.execution.torch_kv_store import PagedKV
 from inferplane.interfaces import (
     Array,
@@ -24,8 +25,9 @@ from inferplane.interfaces import (
 )
 from inferplane.shapes import pad
 from inferplane_triton.attention import work
+from inferplane_triton.attention.cache_view import CODES, CacheView, view_cache
 from inferplane_triton.attention.whole import ROUND, attend_everything, attend_whole
-from inferplane_triton.device.cache import write_slots
+from inferplane_triton.device.cache import write_codes, write_slots
 from inferplane_triton.device.decode import decode_items
 from inferplane_triton.device.prefill import prefill_tiles
 from inferplane_triton.tuning import decode_tuning, prefill_tuning, target
@@ -70,9 +72,9 @@ class PagedAttention(AttentionBackend):
         self._pads = _power_of_two(spec.head_dim), _power_of_two(spec.head_dim_v)
         found = target()
         itemsize = 4 if spec.dtype == "float32" else 2
-        self._decode = decode_tuning(found, max(self._pads), itemsize)
-        capped = spec.softcap is not None
-        self._prefill = prefill_tuning(found, max(self._pads), itemsize, capped)
+        capped, coded = spec.softcap is not None, spec.kv_dtype in CODES
+        self._decode = decode_tuning(found, max(self._pads), itemsize, coded)
+        self._prefill = prefill_tuning(found, max(self._pads), itemsize, capped, coded)
         programs = found.units * self._decode.programs_per_unit
         self._piece_slots = max(1, programs // spec.num_kv_heads)
         self._tile_rows = max(self._prefill.rows, _power_of_two(self._group))
@@ -88,7 +90,7 @@ class PagedAttention(AttentionBackend):
 
     @classmethod
     def supports(cls, spec: AttentionSpec, caps: Capabilities) -> Reasons:
-        """Decoder attention over a cache in the compute type, heads of at most 256."""
+        """Decoder attention over a cache in the compute type or 8 bits, heads of at most 256."""
         reasons = []
         if not (spec.causal and spec.cached):
             reasons.append("serves causal attention over a cache, not an encoder's")
@@ -100,8 +102,11 @@ class PagedAttention(AttentionBackend):
             reasons.append(f"{spec.num_heads} heads do not share {spec.num_kv_heads} KV heads")
         if spec.dtype not in ("float32", "float16", "bfloat16"):
             reasons.append(f"no kernel for dtype {spec.dtype}")
-        if spec.kv_dtype not in ("auto", spec.dtype):
-            reasons.append(f"reads a cache of {spec.dtype}, not {spec.kv_dtype}")
+        if spec.kv_dtype not in ("auto", spec.dtype, *CODES):
+            known = ", ".join((spec.dtype, *CODES))
+            reasons.append(f"reads a cache of {known}, not {spec.kv_dtype}")
+        if spec.kv_dtype == "fp8" and caps.fp8 == "range240":
+            reasons.append("reads fp8 of e4m3fn and e4m3fnuz, not of a range of 240")
         return tuple(reasons)
 
     def build(self, batch: StepBatch, bucket: Bucket | None) -> AttentionMeta:
@@ -178,26 +183,30 @@ class PagedAttention(AttentionBackend):
         meta: AttentionMeta,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv]; keys and values lie in [B,S,K,H]."""
+        """q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv]; keys and values lie in [B,S,K,H].
+
+        A prompt attended as a whole sees its own keys and values as they come, not their codes.
+        """
         plan = cast(StepPlan, meta.static)
-        handle = cast(PagedKV, kv)
+        handle = cast(PagedKV | QuantizedKV, kv)
+        cache = view_cache(handle)
         spec = self._spec
         if plan.only_whole and k is not None and v is not None:
             k, v = _dense(k), _dense(v)
-            self._write(plan, meta, k, v, handle)
+            self._write(plan, meta, k, v, cache)
             return attend_everything(q, k, v, len(plan.whole), spec.scale)
         make = torch.zeros if plan.idle_rows else torch.empty
         out = make((len(q), spec.num_heads, spec.head_dim_v), dtype=q.dtype, device=q.device)
         q = _dense(q)
         k, v = (None if x is None else _dense(x) for x in (k, v))
         if plan.num_items:
-            self._run_decode(plan, meta, (q, k, v), handle, out, sinks)
+            self._run_decode(plan, meta, (q, k, v), cache, out, sinks)
         if "slots" in meta.arrays and k is not None and v is not None:
-            self._write(plan, meta, k, v, handle)
+            self._write(plan, meta, k, v, cache)
         if plan.whole:
             self._run_whole(plan, meta, (q, k, v), handle, out)
         if plan.num_tiles:
-            self._run_prefill(plan, meta, q, handle, out, sinks)
+            self._run_prefill(plan, meta, q, cache, out, sinks)
         return out
 
     def _run_decode(
@@ -205,7 +214,7 @@ class PagedAttention(AttentionBackend):
         plan: StepPlan,
         meta: AttentionMeta,
         new: tuple[Tensor, Tensor | None, Tensor | None],
-        kv: PagedKV,
+        cache: CacheView,
         out: Tensor,
         sinks: Tensor | None,
     ) -> None:
@@ -217,8 +226,9 @@ class PagedAttention(AttentionBackend):
         part, stat, arrivals = self._scratch.take(plan.num_items, plan.num_decodes)
         tables = meta.arrays["tables"]
         decode_items[(spec.num_kv_heads, plan.num_items)](
-            q, q if k is None else k, q if v is None else v, kv.k, kv.v, out,
-            part, stat, arrivals, meta.arrays["items"], tables, q if sinks is None else sinks,
+            q, q if k is None else k, q if v is None else v, cache.k, cache.v, cache.k_scales,
+            cache.v_scales, cache.k_static, cache.v_static, out, part, stat, arrivals,
+            meta.arrays["items"], tables, q if sinks is None else sinks,
             spec.scale * _LOG2_E, spec.softcap or 0.0, tables.stride(0), q.stride(0),
             0 if k is None else k.stride(0), 0 if v is None else v.stride(0),
             KV_HEADS=spec.num_kv_heads, GROUP=self._group, MEMBERS=_power_of_two(self._group),
@@ -226,7 +236,8 @@ class PagedAttention(AttentionBackend):
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, NEW=k is not None,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
-            num_warps=warps, num_stages=stages, **self._target.launch(plan.num_decodes),
+            num_warps=warps, num_stages=stages, **cache.constants, **cache.statics,
+            **self._target.launch(plan.num_decodes),
         )  # fmt: skip
 
     def _run_prefill(
@@ -234,20 +245,21 @@ class PagedAttention(AttentionBackend):
         plan: StepPlan,
         meta: AttentionMeta,
         q: Tensor,
-        kv: PagedKV,
+        cache: CacheView,
         out: Tensor,
         sinks: Tensor | None,
     ) -> None:
         spec, tuning = self._spec, self._prefill
         tables = meta.arrays["tables"]
         prefill_tiles[(spec.num_kv_heads, plan.num_tiles)](
-            q, kv.k, kv.v, out, meta.arrays["tiles"], tables, q if sinks is None else sinks,
+            q, cache.k, cache.v, cache.k_scales, cache.v_scales, out, meta.arrays["tiles"], tables,
+            q if sinks is None else sinks,
             spec.scale * _LOG2_E, spec.softcap or 0.0, tables.stride(0), q.stride(0),
             KV_HEADS=spec.num_kv_heads, GROUP=self._group, ROWS=self._tile_rows,
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, WINDOW=spec.window or 0,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
-            num_warps=tuning.warps, num_stages=tuning.stages,
+            num_warps=tuning.warps, num_stages=tuning.stages, **cache.constants,
         )  # fmt: skip
 
     def _run_whole(
@@ -255,13 +267,13 @@ class PagedAttention(AttentionBackend):
         plan: StepPlan,
         meta: AttentionMeta,
         new: tuple[Tensor, Tensor | None, Tensor | None],
-        kv: PagedKV,
+        kv: PagedKV | QuantizedKV,
         out: Tensor,
     ) -> None:
         first = plan.first_row
         q, k, v = new
         if k is None or v is None:  # another layer wrote them
-            k, v = kv.read(meta.arrays["slots"])
+            k, v = (x.to(q.dtype) for x in kv.read(meta.arrays["slots"]))
         else:
             k, v = k[first:], v[first:]
         begin, end, longest = plan.prompts
@@ -281,13 +293,23 @@ class PagedAttention(AttentionBackend):
         meta: AttentionMeta,
         k: Tensor,
         v: Tensor,
-        kv: PagedKV,
+        cache: CacheView,
     ) -> None:
         spec = self._spec
         k, v = k[plan.first_row :], v[plan.first_row :]
+        if cache.largest:
+            write_codes[(len(k),)](
+                k, v, cache.k, cache.v, cache.k_scales, cache.v_scales, cache.k_static,
+                cache.v_static, meta.arrays["slots"], k.stride(0), v.stride(0),
+                HEADS=spec.num_kv_heads, HEADS_PAD=_power_of_two(spec.num_kv_heads),
+                HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v,
+                V_PAD=self._pads[1], PAGE=spec.block_size, **cache.constants, **cache.statics,
+                num_warps=4,
+            )  # fmt: skip
+            return
         k_size, v_size = spec.num_kv_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim_v
         write_slots[(len(k),)](
-            k, v, kv.k, kv.v, meta.arrays["slots"], k.stride(0), v.stride(0),
+            k, v, cache.k, cache.v, meta.arrays["slots"], k.stride(0), v.stride(0),
             K_SIZE=k_size, V_SIZE=v_size,
             K_BLOCK=_power_of_two(k_size), V_BLOCK=_power_of_two(v_size), num_warps=4,
         )  # fmt: skip

@@ -8,6 +8,7 @@ last at a sequence combines the pieces, so one launch does everything, the KV wr
 import triton
 import triton.language as tl
 
+from inferplane_triton.device.codes import code_rows, widen_codes
 from inferplane_triton.device.order import meet_neighbours
 
 
@@ -32,14 +33,21 @@ def cap_scores(scores, softcap, CAP: tl.constexpr):
 
 
 @triton.jit
-def attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
-                CAP: tl.constexpr, MASKED: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
-    """One step of the online softmax (base 2) over a tile of keys; `seen` masks scores."""
-    if UPCAST:  # the interpreter's dot is wrong for bfloat16
-        q, k, v = q.to(tl.float32), k.to(tl.float32), v.to(tl.float32)
-    else:
-        k, v = k.to(q.dtype), v.to(q.dtype)
-    scores = cap_scores(tl.dot(q, tl.trans(k), input_precision="ieee") * scale, softcap, CAP)
+def attend_tile(q, k, v, k_scale, v_scale, peak, total, acc, seen, scale, softcap,
+                CAP: tl.constexpr, MASKED: tl.constexpr, UPCAST: tl.constexpr,
+                LARGEST: tl.constexpr):  # fmt: skip
+    """One step of the online softmax (base 2) over a tile of keys; `seen` masks scores.
+
+    Keys and values may be codes (LARGEST, see `codes`) with a scale each, which then multiplies
+    the key's scores and the value's weights.
+    """
+    # UPCAST: the interpreter's dot is wrong for bfloat16
+    kind: tl.constexpr = tl.float32 if UPCAST else q.dtype
+    q, k, v = q.to(kind), widen_codes(k, kind, LARGEST), widen_codes(v, kind, LARGEST)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if LARGEST:
+        scores *= k_scale[None, :]
+    scores = cap_scores(scores, softcap, CAP)
     if MASKED:
         scores = tl.where(seen, scores, float("-inf"))
     top = tl.maximum(peak, tl.max(scores, axis=1))
@@ -48,6 +56,11 @@ def attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
     shrink = tl.exp2(peak - base)
     total = total * shrink + tl.sum(weights, axis=1)
     acc = acc * shrink[:, None]
+    if LARGEST:
+        if kind == tl.float16:  # small weights times small scales would be beyond its range
+            v = (v.to(tl.float32) * v_scale[:, None]).to(kind)
+        else:
+            weights *= v_scale[None, :]
     acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
     return top, total, acc
 
@@ -97,28 +110,56 @@ def combine_pieces(part_ptr, stat_ptr, out_ptr, sinks_ptr, first, count, head, s
 
 
 @triton.jit
+def put_newest(new_ptr, cache, scales, static_ptr, row, scale_row, head, dims, SIZE: tl.constexpr,
+               STATIC: tl.constexpr, LARGEST: tl.constexpr):  # fmt: skip
+    """Store one head of a new key or value; returned as f32, as it is read from now on."""
+    new = tl.load(new_ptr + dims, mask=dims < SIZE, other=0.0)
+    if LARGEST:
+        static = tl.load(static_ptr + head) if STATIC else 0.0
+        codes, scale = code_rows(new.to(tl.float32), 0, static, STATIC, LARGEST)
+        tl.store(scales + scale_row, scale.to(tl.bfloat16))
+        kept = widen_codes(codes, tl.float32, LARGEST) * scale
+    else:
+        codes = new.to(cache.dtype.element_ty)
+        kept = codes.to(tl.float32)
+    tl.store(cache + row + dims, codes, mask=dims < SIZE)
+    return kept
+
+
+@triton.jit
+def get_newest(cache, scales, row, scale_row, dims, SIZE: tl.constexpr, LARGEST: tl.constexpr):
+    """One head of a key or value that another layer stored, f32."""
+    kept = tl.load(cache + row + dims, mask=dims < SIZE, other=0)
+    kept = widen_codes(kept, tl.float32, LARGEST)
+    if LARGEST:
+        kept *= tl.load(scales + scale_row).to(tl.float32)
+    return kept
+
+
+@triton.jit
 def begin_with_newest(
-    q, k_ptr, v_ptr, k_cache, v_cache, table, seq, head, position, scale, softcap,
-    k_stride, v_stride, KV_HEADS: tl.constexpr,
+    q, k_ptr, v_ptr, k_cache, v_cache, k_scales, v_scales, k_static, v_static, table, seq, head,
+    position, scale, softcap, k_stride, v_stride, KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
-    PAGE: tl.constexpr, CAP: tl.constexpr, NEW: tl.constexpr,
+    PAGE: tl.constexpr, K_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr, CAP: tl.constexpr,
+    NEW: tl.constexpr, K_STATIC: tl.constexpr, V_STATIC: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """The newest token's score and value, which begin the softmax; NEW ones are stored first."""
     k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
     block = tl.load(table + position // PAGE).to(tl.int64)
-    row = (block * PAGE + position % PAGE) * KV_HEADS + head
+    line = position % PAGE * KV_HEADS + head
+    k_row, v_row = block * K_BLOCK + line * HEAD, block * V_BLOCK + line * V_HEAD
+    k_line, v_line = block * (K_BLOCK // 2) + line, block * (V_BLOCK // 2) + line
     if NEW:
-        k = tl.load(k_ptr + seq * k_stride + head * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
-        v = tl.load(v_ptr + seq * v_stride + head * V_HEAD + v_dims, mask=v_dims < V_HEAD,
-                    other=0.0)  # fmt: skip
-        k, v = k.to(k_cache.dtype.element_ty), v.to(v_cache.dtype.element_ty)
-        tl.store(k_cache + row * HEAD + k_dims, k, mask=k_dims < HEAD)
-        tl.store(v_cache + row * V_HEAD + v_dims, v, mask=v_dims < V_HEAD)
+        k = put_newest(k_ptr + seq * k_stride + head * HEAD, k_cache, k_scales, k_static, k_row,
+                       k_line, head, k_dims, HEAD, K_STATIC, LARGEST)  # fmt: skip
+        v = put_newest(v_ptr + seq * v_stride + head * V_HEAD, v_cache, v_scales, v_static, v_row,
+                       v_line, head, v_dims, V_HEAD, V_STATIC, LARGEST)  # fmt: skip
     else:
-        k = tl.load(k_cache + row * HEAD + k_dims, mask=k_dims < HEAD, other=0.0)
-        v = tl.load(v_cache + row * V_HEAD + v_dims, mask=v_dims < V_HEAD, other=0.0)
-    score = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], axis=1) * scale
-    return cap_scores(score, softcap, CAP), v.to(tl.float32)
+        k = get_newest(k_cache, k_scales, k_row, k_line, k_dims, HEAD, LARGEST)
+        v = get_newest(v_cache, v_scales, v_row, v_line, v_dims, V_HEAD, LARGEST)
+    score = tl.sum(q.to(tl.float32) * k[None, :], axis=1) * scale
+    return cap_scores(score, softcap, CAP), v
 
 
 @triton.jit
@@ -144,10 +185,10 @@ def meet_pieces(
 
 @triton.jit
 def attend_cached(
-    q, k_cache, v_cache, table, peak, total, acc, start, stop, head, scale, softcap,
-    KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr,
-    V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, CAP: tl.constexpr,
-    UPCAST: tl.constexpr,
+    q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, start, stop, head, scale,
+    softcap, KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr,
+    V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr,
+    TILE: tl.constexpr, CAP: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over cached positions start..stop, which every row sees."""
     col = tl.arange(0, TILE)
@@ -156,32 +197,44 @@ def attend_cached(
         place = near + col
         inside = place < stop
         block = tl.load(table + place // PAGE, mask=inside, other=0).to(tl.int64)
-        line = (block * PAGE + place % PAGE) * KV_HEADS + head
-        k = tl.load(k_cache + line[:, None] * HEAD + k_dims[None, :],
-                    mask=inside[:, None] & (k_dims < HEAD)[None, :], other=0.0)  # fmt: skip
-        v = tl.load(v_cache + line[:, None] * V_HEAD + v_dims[None, :],
-                    mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0.0)  # fmt: skip
-        peak, total, acc = attend_tile(q, k, v, peak, total, acc, inside[None, :], scale, softcap,
-                                       CAP, True, UPCAST)  # fmt: skip
+        line = place % PAGE * KV_HEADS + head
+        k_row, v_row = block * K_BLOCK + line * HEAD, block * V_BLOCK + line * V_HEAD
+        k_scale, v_scale = scale, scale
+        if LARGEST:
+            k_scale = tl.load(k_scales + block * (K_BLOCK // 2) + line, mask=inside, other=0.0)
+            v_scale = tl.load(v_scales + block * (V_BLOCK // 2) + line, mask=inside, other=0.0)
+            k_scale, v_scale = k_scale.to(tl.float32), v_scale.to(tl.float32)
+        k = tl.load(k_cache + k_row[:, None] + k_dims[None, :],
+                    mask=inside[:, None] & (k_dims < HEAD)[None, :], other=0)  # fmt: skip
+        v = tl.load(v_cache + v_row[:, None] + v_dims[None, :],
+                    mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0)  # fmt: skip
+        peak, total, acc = attend_tile(
+            q, k, v, k_scale, v_scale, peak, total, acc, inside[None, :], scale, softcap, CAP, True,
+            UPCAST, LARGEST)  # fmt: skip
     return peak, total, acc
 
 
 @triton.jit(do_not_specialize=["table_stride"])
 def decode_items(
-    q_ptr, k_ptr, v_ptr, k_cache, v_cache, out_ptr, part_ptr, stat_ptr, arrivals, items, tables,
-    sinks_ptr, scale, softcap, table_stride, q_stride, k_stride, v_stride,
+    q_ptr, k_ptr, v_ptr, k_cache, v_cache, k_scales, v_scales, k_static, v_static, out_ptr,
+    part_ptr, stat_ptr, arrivals, items, tables, sinks_ptr, scale, softcap, table_stride, q_stride,
+    k_stride, v_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, MEMBERS: tl.constexpr, ROWS: tl.constexpr,
     HEAD: tl.constexpr, K_PAD: tl.constexpr,
-    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
+    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr,
+    V_BLOCK: tl.constexpr, TILE: tl.constexpr,
     NEW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
+    K_STATIC: tl.constexpr, V_STATIC: tl.constexpr, LARGEST: tl.constexpr,
     EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Program (head, item). An item: seq, start, stop, piece, first piece, pieces, position, 0.
 
     start..stop are cached positions; `position` >= 0 marks the sequence's last piece and is that
     of its new token, whose key and value come from k_ptr and v_ptr (NEW) and are written here, or
-    lie in the cache already. Row `seq` of q, k, v and out belongs to the sequence. Caches are
-    contiguous: [blocks, PAGE, KV_HEADS, head size].
+    lie in the cache already. Row `seq` of q, k, v and out belongs to the sequence. A block of the
+    caches is contiguous [PAGE, KV_HEADS, head size], K_BLOCK or V_BLOCK elements behind the one
+    before; a block of codes (LARGEST) has its scales [PAGE, KV_HEADS] behind it. STATIC ones of new
+    keys and values are given for each head.
     """
     meet_neighbours(EARLY)
     head = tl.program_id(0)
@@ -203,13 +256,15 @@ def decode_items(
     table = tables + wide * table_stride
     if position >= 0:
         peak, value = begin_with_newest(
-            q, k_ptr, v_ptr, k_cache, v_cache, table, wide, head, position, scale, softcap,
-            k_stride, v_stride, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, CAP, NEW)  # fmt: skip
+            q, k_ptr, v_ptr, k_cache, v_cache, k_scales, v_scales, k_static, v_static, table, wide,
+            head, position, scale, softcap, k_stride, v_stride, KV_HEADS, HEAD, K_PAD, V_HEAD,
+            V_PAD, PAGE, K_BLOCK, V_BLOCK, CAP, NEW, K_STATIC, V_STATIC, LARGEST)  # fmt: skip
         total = tl.full([ROWS], 1.0, tl.float32)
         acc += value[None, :]
     peak, total, acc = attend_cached(
-        q, k_cache, v_cache, table, peak, total, acc, start, stop, head, scale, softcap,
-        KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, CAP, UPCAST)  # fmt: skip
+        q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, start, stop, head, scale,
+        softcap, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, K_BLOCK, V_BLOCK, TILE, CAP, UPCAST,
+        LARGEST)  # fmt: skip
     count = tl.load(item + 5)
     if count == 1:
         store_rows(acc, peak, total, out_ptr, sinks_ptr, head, row, v_dims, wide, KV_HEADS, GROUP,

@@ -12,11 +12,11 @@ from inferplane_triton.device.decode import attend_tile, finish_rows
 
 @triton.jit
 def attend_range(
-    q, k_cache, v_cache, table, peak, total, acc, begin, end, position, head, scale, softcap,
-    KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
-    V_HEAD: tl.constexpr, V_PAD: tl.constexpr,
-    PAGE: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
-    MASKED: tl.constexpr, UPCAST: tl.constexpr,
+    q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, begin, end, position, head,
+    scale, softcap, KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
+    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr,
+    V_BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
+    MASKED: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over cached positions begin..end; MASKED where some row sees only part."""
     col = tl.arange(0, TILE)
@@ -36,25 +36,34 @@ def attend_range(
             k_mask = (col >= 0)[:, None] & (k_dims < HEAD)[None, :]
             v_mask = (col >= 0)[:, None] & (v_dims < V_HEAD)[None, :]
             seen = k_mask
-        line = (block * PAGE + place % PAGE) * KV_HEADS + head
-        k = tl.load(k_cache + line[:, None] * HEAD + k_dims[None, :], mask=k_mask, other=0.0)
-        v = tl.load(v_cache + line[:, None] * V_HEAD + v_dims[None, :], mask=v_mask, other=0.0)
-        peak, total, acc = attend_tile(q, k, v, peak, total, acc, seen, scale, softcap,
-                                       CAP, MASKED, UPCAST)  # fmt: skip
+        line = place % PAGE * KV_HEADS + head
+        k_row, v_row = block * K_BLOCK + line * HEAD, block * V_BLOCK + line * V_HEAD
+        k_scale, v_scale = scale, scale
+        if LARGEST:
+            present = place < end
+            k_scale = tl.load(k_scales + block * (K_BLOCK // 2) + line, mask=present, other=0.0)
+            v_scale = tl.load(v_scales + block * (V_BLOCK // 2) + line, mask=present, other=0.0)
+            k_scale, v_scale = k_scale.to(tl.float32), v_scale.to(tl.float32)
+        k = tl.load(k_cache + k_row[:, None] + k_dims[None, :], mask=k_mask, other=0)
+        v = tl.load(v_cache + v_row[:, None] + v_dims[None, :], mask=v_mask, other=0)
+        peak, total, acc = attend_tile(
+            q, k, v, k_scale, v_scale, peak, total, acc, seen, scale, softcap, CAP, MASKED, UPCAST,
+            LARGEST)  # fmt: skip
     return peak, total, acc
 
 
 @triton.jit(do_not_specialize=["table_stride"])
 def prefill_tiles(
-    q_ptr, k_cache, v_cache, out_ptr, tiles, tables, sinks_ptr, scale, softcap, table_stride,
-    q_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    q_ptr, k_cache, v_cache, k_scales, v_scales, out_ptr, tiles, tables, sinks_ptr, scale, softcap,
+    table_stride, q_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
     HEAD: tl.constexpr, K_PAD: tl.constexpr,
-    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
-    WINDOW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
+    V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr,
+    V_BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
+    SINKS: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Program (head, tile). A tile: seq, first token row, tokens, position of the first token.
 
-    Keys and values of this step are in the cache before the launch.
+    Keys and values of this step are in the caches before the launch, which lie as for `decode`.
     """
     head = tl.program_id(0)
     tile = tiles + tl.program_id(1) * 4
@@ -81,12 +90,13 @@ def prefill_tiles(
     else:
         begin = (first + 1) // TILE * TILE  # up to here every row sees every key
         peak, total, acc = attend_range(
-            q, k_cache, v_cache, table, peak, total, acc, 0, begin, position, head, scale, softcap,
-            KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, False,
-            UPCAST)  # fmt: skip
+            q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, 0, begin, position,
+            head, scale, softcap, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, K_BLOCK, V_BLOCK,
+            TILE, WINDOW, CAP, False, UPCAST, LARGEST)  # fmt: skip
     peak, total, acc = attend_range(
-        q, k_cache, v_cache, table, peak, total, acc, begin, end, position, head, scale, softcap,
-        KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, TILE, WINDOW, CAP, True, UPCAST)  # fmt: skip
+        q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, begin, end, position,
+        head, scale, softcap, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, K_BLOCK, V_BLOCK, TILE,
+        WINDOW, CAP, True, UPCAST, LARGEST)  # fmt: skip
     sink = peak
     if SINKS:
         sink = tl.load(sinks_ptr + head * GROUP + member).to(tl.float32) * 1.4426950408889634

@@ -118,6 +118,7 @@ def gpu_capabilities(
     return Capabilities(
         labels=("triton",),
         compute_dtypes=compute_dtypes,
+        kv_dtypes=("auto", "int8", "fp8"),
         kv_layouts=("nhd",),
         fp8=fp8,
         limits=SchedulerLimits(

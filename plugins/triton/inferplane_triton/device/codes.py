@@ -1,0 +1,71 @@
+"""Keys and values in 8 bits, made and read in registers: codes, a scale for each token and head.
+
+LARGEST is the largest code, and so says which codes they are: 127 int8, 448 e4m3fn, 240 e4m3fnuz, 0
+none. fp8 is made and read by its bits, which every device can do, with or without instructions for
+it: 3 bits of fraction behind 4 of exponent, whose bias is 7 (e4m3fn) or 8 (e4m3fnuz).
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def widen_codes(codes, kind: tl.constexpr, LARGEST: tl.constexpr):
+    """Codes i8 as numbers of `kind`, exactly; what is no code (LARGEST 0) is only converted.
+
+    An fp8's bits are moved to where `kind` has them; the exponent's bias is then a factor. Its
+    least exponent means what it means in `kind`, so that numbers below the normal ones need no
+    case.
+    """
+    BIAS: tl.constexpr = 7 if LARGEST == 448 else 8
+    if LARGEST == 0 or LARGEST == 127:
+        wide = codes.to(kind)
+    elif kind == tl.float32:
+        bits = (codes.to(tl.int32) << 20) & -0x78100000
+        wide = bits.to(kind, bitcast=True) * (2.0 ** (127 - BIAS))
+    elif kind == tl.float16:
+        bits = (codes.to(tl.int16) << 7) & -0x4080
+        wide = bits.to(kind, bitcast=True) * (2.0 ** (15 - BIAS))
+    else:
+        bits = (codes.to(tl.int16) << 4) & -0x7810
+        wide = bits.to(kind, bitcast=True) * (2.0 ** (127 - BIAS))
+    return wide
+
+
+@triton.jit
+def as_codes(x, LARGEST: tl.constexpr):
+    """f32 within the range of the codes -> i8, half to even."""
+    if LARGEST == 127:  # 1.5 * 2^23: there the next number is one more
+        return ((x + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000).to(tl.int8)
+    BIAS: tl.constexpr = 7 if LARGEST == 448 else 8
+    bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    size = bits.to(tl.float32, bitcast=True)
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - ((127 - BIAS) << 3)
+    tiny = (size * (2.0 ** (BIAS + 2)) + 8388608.0).to(tl.int32, bitcast=True) - 0x4B000000
+    codes = tl.where(size < 2.0 ** (1 - BIAS), tiny, normal)
+    codes = tl.where((x < 0.0) & (codes > 0), codes - 128, codes)  # e4m3fnuz has one zero
+    return codes.to(tl.int8)
+
+
+@triton.jit
+def rounded_scale(scale):
+    """f32 -> bf16 as f32, half to even, which the interpreter's own conversion is not."""
+    bits = tl.maximum(scale, 1e-30).to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def code_rows(x, axis: tl.constexpr, static, STATIC: tl.constexpr, LARGEST: tl.constexpr):
+    """(codes of f32 rows along `axis`, their scales): `static` ones, or from the largest numbers.
+
+    The same to the bit as `inferplane.execution.quantized_kv` writes.
+    """
+    if STATIC:
+        scale = static.to(tl.float32)
+    else:
+        scale = rounded_scale(tl.div_rn(tl.max(tl.abs(x), axis=axis), LARGEST * 1.0))
+    wide = tl.expand_dims(scale, axis)
+    LIMIT: tl.constexpr = LARGEST * 1.0
+    scaled = tl.clamp(tl.div_rn(x, tl.broadcast_to(wide, x.shape)), -LIMIT, LIMIT)
+    return as_codes(scaled, LARGEST), scale
