@@ -82,13 +82,12 @@ class Admission:
 
     def _not_ready(self, sequence: Sequence) -> SkipReason | None:
         """Why it cannot start whatever room there is."""
-        if sequence.state in _NOT_READY:
+        fresh = sequence.state is SequenceState.WAITING
+        if not fresh and sequence.state is not SequenceState.PREEMPTED:
             return _NOT_READY[sequence.state]
         if sequence.placeholders:
             return SkipReason.IN_FLIGHT
-        if self.state.paused == "drain" and sequence.state is SequenceState.WAITING:
-            return SkipReason.PAUSED
-        return None
+        return SkipReason.PAUSED if fresh and self.state.paused == "drain" else None
 
     def _overtake(self) -> bool:
         """One more went past those that did not fit; True when one of them has waited enough."""
@@ -135,7 +134,9 @@ class Admission:
         """Blocks to promise to a sequence that cannot give way; 0 = it can."""
         if self.state.limits.recompute and not sequence.unresumable:
             return 0
-        return self.state.blocks.worst_case(most_positions(sequence))
+        return self.state.blocks.worst_case(
+            most_positions(sequence.num_prompt_tokens, sequence.max_len)
+        )
 
     def _lookup(self, sequence: Sequence, reserve: int) -> Hit:
         """Cached prefix; none for results that need every position computed.
@@ -146,7 +147,7 @@ class Admission:
         request = sequence.request
         scored = request.sampling.prompt_logprobs is not None and not sequence.num_output_tokens
         if request.pooling or scored or (reserve and self.state.blocks.has_windows):
-            return Hit(tuple([] for _ in self.state.blocks.groups), 0)
+            return self.state.blocks.no_hit
         return self.state.blocks.lookup(sequence)
 
     def _take_blocks(self, sequence: Sequence, size: int, hit: Hit, reserve: int) -> bool:
@@ -196,6 +197,6 @@ class Admission:
         self.state.set_plain(sequence)
 
 
-def most_positions(sequence: Sequence) -> int:
-    """Most positions whose KV it ever needs: its last token is never an input."""
-    return max(len(sequence.request.prompt_ids), sequence.max_len - 1)
+def most_positions(num_prompt_tokens: int, max_len: int) -> int:
+    """Most positions whose KV a sequence ever needs: its last token is never an input."""
+    return max(num_prompt_tokens, max_len - 1)

@@ -55,6 +55,8 @@ class BlockManager:
         self.in_flight_tokens = in_flight_tokens
         self.copied: list[tuple[int, int]] = []
         """(source, target) blocks to copy before the next step that runs."""
+        self.no_hit = Hit(tuple([] for _ in groups), 0)
+        """What `lookup` finds where nothing is cached; not to be changed."""
         self.cache = PrefixCache(
             num_blocks, block_size, groups, hash_root, options or CacheOptions()
         )
@@ -111,7 +113,7 @@ class BlockManager:
     def lookup(self, sequence: Sequence) -> Hit:
         """The longest cached prefix; at least the last token is left to compute."""
         if not self.caching:
-            return Hit(tuple([] for _ in self.groups), 0)
+            return self.no_hit
         return self.cache.find(sequence)
 
     def shortage(
@@ -125,20 +127,23 @@ class BlockManager:
         """Blocks missing for `allocate` with the same arguments; <= 0 = it will succeed."""
         have = len(sequence.tables[0]) if sequence.tables else 0
         base, waking, kept = sequence.computed, 0, 0
-        if hit is not None:
+        if hit is not None and hit.tokens:
             base = hit.tokens
             have += len(hit.blocks[0])
             refs = self.pool.refs
             for blocks in hit.blocks:
                 for block in blocks:
-                    kept += block != 0
-                    waking += block != 0 and not refs[block]
-        size, groups = self.block_size, len(self.groups)
-        needed = max(0, blocks_for(base + num_tokens, size) - have) * groups
+                    if block:
+                        kept += 1
+                        waking += not refs[block]
+        more = -(-(base + num_tokens) // self.block_size) - have
+        needed = more * len(self.groups) if more > 0 else 0
         if whole_prompt:
-            whole = self.worst_case(len(sequence.token_ids))
-            needed = max(needed, whole - kept - sequence.owned)
-        needed = max(needed, reserve - kept)
+            whole = self.worst_case(len(sequence.token_ids)) - kept - sequence.owned
+            if whole > needed:
+                needed = whole
+        if reserve - kept > needed:
+            needed = reserve - kept
         others = self._promised - max(0, sequence.reserve - sequence.owned)
         return needed + waking + others - len(self.pool.free)
 
@@ -159,6 +164,11 @@ class BlockManager:
         """
         if self._windows and sequence.room:
             self.release_outside_window(sequence, sequence.computed)
+        end = sequence.computed + num_tokens
+        if hit is None and end + lookahead <= sequence.room:
+            if self.caching:
+                self.cache.register(sequence, end)
+            return self.no_hit.blocks
         if self.shortage(sequence, num_tokens + lookahead, hit, whole_prompt, reserve) > 0:
             return None
         if not sequence.tables:
@@ -174,9 +184,9 @@ class BlockManager:
         total = blocks_for(sequence.computed + num_tokens + lookahead, self.block_size)
         count = max(0, total - len(sequence.tables[0]))
         pop = self.pool.pop
-        new = tuple([pop() for _ in range(count)] for _ in self.groups)
+        new = tuple([[pop() for _ in range(count)] for _ in self.groups])
         for table, blocks in zip(sequence.tables, new, strict=True):
-            table.extend(blocks)
+            table += blocks
         if hit is not None and hit.source and hit.source != new[0][0]:
             self.copied.append((hit.source, new[0][0]))
         self._own(sequence, count * len(self.groups))

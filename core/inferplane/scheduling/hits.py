@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from inferplane.interfaces import KVGroup
 from inferplane.scheduling.block_table import blocks_for
 
-__all__ = ["Find", "Hit", "longest_hit"]
+__all__ = ["Find", "Hit", "longest_hit", "window_needs"]
 
 Find: TypeAlias = Callable[[int, int], int]
 """(group, block index) -> cached block, 0 = none."""
@@ -26,26 +26,35 @@ class Hit:
     """Block whose first tokens continue the hit: to be copied, never shared; 0 = none."""
 
 
-def longest_hit(find: Find, groups: ListLike[KVGroup], limit: int, block_size: int) -> Hit:
-    """The longest common hit of at most `limit` blocks.
-
-    Full attention scans left to right up to the first miss; any shorter hit is then valid too. A
-    sliding window needs only the blocks its next token reads, so it scans right to left for that
-    many in a row; as each window may shorten what the others found, they repeat until none does.
-    """
-    length = limit
-    found: list[list[int]] = [[] for _ in groups]
-    for group, spec in enumerate(groups):
-        if spec.window is None:
-            found[group] = _left_to_right(find, group, length)
-            length = len(found[group])
-    needs = {
+def window_needs(groups: ListLike[KVGroup], block_size: int) -> dict[int, int]:
+    """Group -> blocks in a row that its next token reads, of those with a window."""
+    return {
         group: blocks_for(spec.window - 1, block_size)
         for group, spec in enumerate(groups)
         if spec.window is not None
     }
+
+
+def longest_hit(
+    find: Find, num_groups: int, needs: Mapping[int, int], limit: int, block_size: int
+) -> Hit:
+    """The longest common hit of at most `limit` blocks.
+
+    Full attention scans left to right up to the first miss; any shorter hit is then valid too. A
+    sliding window needs only the blocks its next token reads, so it scans right to left for that
+    many in a row (`window_needs`); as each window may shorten what the others found, they repeat
+    until none does.
+    """
+    length = limit
+    found: list[list[int]] = [[] for _ in range(num_groups)]
+    for group in range(num_groups):
+        if group not in needs:
+            found[group] = _left_to_right(find, group, length)
+            length = len(found[group])
+    if not needs or not length:
+        return Hit(tuple([blocks[:length] for blocks in found]), length * block_size)
     before = -1
-    while needs and length != before:
+    while length != before:
         before = length
         for group, need in needs.items():
             length = _right_to_left(find, group, length, need)

@@ -31,6 +31,8 @@ def make_sequence(
     """
     sampling = request.sampling
     max_len = _max_len(state, request)
+    unresumable = _check_capacity(state, request, max_len)
+    _check_queue(state, len(request.prompt_ids))  # a refusal is quick: nothing is made before it
     eos = frozenset(() if sampling.ignore_eos else request.eos_ids)
     timeout = state.settings.queue_timeout_s
     sequence = Sequence(
@@ -44,9 +46,8 @@ def make_sequence(
         deadline_s=None if request.deadline_s is None else now + request.deadline_s,
         queue_deadline_s=now + timeout if timeout else None,
         host_bound=host_bound(request),
+        unresumable=unresumable,
     )
-    _check_capacity(state, sequence)
-    _check_queue(state, sequence)
     sequence.queue_key = (0, *state.policy.queue_key(sequence, 0))
     return sequence
 
@@ -69,33 +70,35 @@ def _max_len(state: SchedulerState, request: Request) -> int:
     return context if asked is None else min(context, prompt + max(1, asked))
 
 
-def _check_capacity(state: SchedulerState, sequence: Sequence) -> None:
-    """Refuse what no empty engine could run to its end."""
+def _check_capacity(state: SchedulerState, request: Request, max_len: int) -> bool:
+    """Refuse what no empty engine could run to its end; returns `Sequence.unresumable`."""
     limits, blocks = state.limits, state.blocks
-    most = most_positions(sequence)
+    prompt = len(request.prompt_ids)
+    most = most_positions(prompt, max_len)
     needed = blocks.worst_case(most)
     if needed > blocks.usable:
         raise RequestError(
             "capacity_exceeded",
-            f"{sequence.num_prompt_tokens} prompt tokens and {sequence.max_len} in all need "
+            f"{prompt} prompt tokens and {max_len} in all need "
             f"{needed} KV blocks, the device has {blocks.usable}: lower max_tokens or shorten the "
             "prompt",
             "prompt",
         )
-    whole = sequence.request.pooling and not state.features.chunked_pooling
+    unresumable = False
+    whole = request.pooling and not state.features.chunked_pooling
     if limits.chunked and not whole:
         fits = _exists(state, limits.chunk_multiple, most) or _exists(state, 1, most)
     else:
-        prompt = sequence.num_prompt_tokens
         fits = prompt <= limits.max_tokens and _exists(state, prompt, prompt)
-        sequence.unresumable = most > limits.max_tokens or not _exists(state, most, most)
+        unresumable = most > limits.max_tokens or not _exists(state, most, most)
     if not fits:
         raise RequestError(
             "capacity_exceeded",
-            f"a prompt of {sequence.num_prompt_tokens} tokens must be computed in one step here, "
+            f"a prompt of {prompt} tokens must be computed in one step here, "
             f"which holds {limits.max_tokens} tokens or less: shorten the prompt",
             "prompt",
         )
+    return unresumable
 
 
 def _exists(state: SchedulerState, num_tokens: int, context: int) -> bool:
@@ -106,14 +109,14 @@ def _exists(state: SchedulerState, num_tokens: int, context: int) -> bool:
     return state.shapes.admits(StepShape(num_tokens, 1, 0, num_tokens, context, blocks))
 
 
-def _check_queue(state: SchedulerState, sequence: Sequence) -> None:
+def _check_queue(state: SchedulerState, num_tokens: int) -> None:
     waiting, settings = state.waiting, state.settings
     if len(waiting) >= state.limits.max_waiting:
         raise RequestError(
             "queue_full", f"{len(waiting)} requests are waiting, which is the limit: try later"
         )
     most = settings.max_waiting_tokens
-    if most and len(waiting) and waiting.num_tokens + len(sequence.token_ids) > most:
+    if most and len(waiting) and waiting.num_tokens + num_tokens > most:
         raise RequestError(
             "queue_full",
             f"{waiting.num_tokens} tokens are waiting and the limit is {most}: try later",

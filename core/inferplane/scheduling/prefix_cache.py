@@ -15,7 +15,7 @@ from inferplane.scheduling.cache_events import (
     EventLog,
 )
 from inferplane.scheduling.digest_chain import Digest, DigestChain, sha256
-from inferplane.scheduling.hits import Hit, longest_hit
+from inferplane.scheduling.hits import Hit, longest_hit, window_needs
 from inferplane.scheduling.partial_hits import PartialIndex
 from inferplane.scheduling.prefix_index import PrefixIndex
 from inferplane.scheduling.sequence import Sequence
@@ -59,6 +59,7 @@ class PrefixCache:
         """The step being planned."""
         self._block_size = block_size
         self._groups = groups
+        self._needs = window_needs(groups, block_size)
         self._drop_last_hit = options.drop_last_hit
         self._suffixes = [group.to_bytes(4, "little") for group in range(len(groups))]
         self._chain = DigestChain(hash_root, block_size, options.digest, options.paranoid)
@@ -67,9 +68,8 @@ class PrefixCache:
 
     def find(self, sequence: Sequence) -> Hit:
         """The longest cached prefix; at least the last token is left to compute."""
-        limit = (len(sequence.token_ids) - 1) // self._block_size
-        if limit <= 0 and self._parts is None:
-            return Hit(tuple([] for _ in self._groups), 0)
+        size, num_groups, needs = self._block_size, len(self._groups), self._needs
+        limit = (len(sequence.token_ids) - 1) // size
         digests = self._chain.extend(sequence, limit)
         contents = sequence.contents
         find, step, adopts, suffixes = self.index.find, self.step, sequence.adopts, self._suffixes
@@ -78,10 +78,9 @@ class PrefixCache:
             content = contents[i] if contents else -1
             return find(digests[i] + suffixes[group], step, adopts, content)
 
-        hit = longest_hit(find_block, self._groups, limit, self._block_size)
+        hit = longest_hit(find_block, num_groups, needs, limit, size)
         if self._drop_last_hit and hit.tokens:
-            length = hit.tokens // self._block_size - 1
-            hit = longest_hit(find_block, self._groups, length, self._block_size)
+            hit = longest_hit(find_block, num_groups, needs, hit.tokens // size - 1, size)
         if self._parts is None:
             return hit
         most = len(sequence.token_ids) - 1 - hit.tokens

@@ -13,7 +13,7 @@ from inferplane.errors import ConfigError
 from inferplane.interfaces import KVGroup
 from inferplane.scheduling.cache_events import AllCleared, BlocksRemoved, BlocksStored
 from inferplane.scheduling.digest_chain import extra_keys
-from inferplane.scheduling.hits import longest_hit
+from inferplane.scheduling.hits import longest_hit, window_needs
 from inferplane.scheduling.sequence import MediaItem
 
 
@@ -154,7 +154,7 @@ def test_a_window_hit_needs_only_the_blocks_its_next_token_reads(flags, length):
     def find(group, index):
         return index + 1 if flags[index] == "T" else 0
 
-    hit = longest_hit(find, [KVGroup(window=4)], len(flags), 2)
+    hit = longest_hit(find, 1, window_needs([KVGroup(window=4)], 2), len(flags), 2)
     assert hit.tokens == 2 * length
     (found,) = hit.blocks
     assert len(found) == length
@@ -168,7 +168,7 @@ def test_a_hit_is_as_long_as_the_group_that_knows_least_allows():
     def find(group, index):
         return index + 1 if cached[group][index] == "T" else 0
 
-    hit = longest_hit(find, [KVGroup(), KVGroup(window=4)], 8, 2)
+    hit = longest_hit(find, 2, window_needs([KVGroup(), KVGroup(window=4)], 2), 8, 2)
     assert hit.tokens == 8
     assert hit.blocks == ([1, 2, 3, 4], [0, 0, 3, 4])
 

@@ -26,15 +26,14 @@ __all__ = [
     "check_waiting",
 ]
 
-_WAITING = frozenset(
-    (
-        SequenceState.WAITING,
-        SequenceState.WAITING_GRAMMAR,
-        SequenceState.WAITING_INPUT,
-        SequenceState.WAITING_REMOTE,
-        SequenceState.PREEMPTED,
-    )
+_WAITING = (
+    SequenceState.WAITING,
+    SequenceState.PREEMPTED,
+    SequenceState.WAITING_GRAMMAR,
+    SequenceState.WAITING_INPUT,
+    SequenceState.WAITING_REMOTE,
 )
+"""A tuple, the usual ones first: comparing identities is faster than the hash of an enumeration."""
 
 
 def check_blocks(scheduler: Scheduler) -> None:
@@ -44,12 +43,18 @@ def check_blocks(scheduler: Scheduler) -> None:
     for sequence in scheduler.running:
         for table in sequence.tables:
             holders += table
-    held = Counter(holders)
-    del held[0]
     refs = pool.refs
-    if list(map(refs.__getitem__, held)) != list(held.values()):
-        block = next(block for block, count in held.items() if refs[block] != count)
-        raise Violation(2, f"block {block}: refs {refs[block]}, holders {held[block]}")
+    held = set(holders)
+    held.discard(0)
+    if len(held) + holders.count(0) == len(holders):  # nothing is shared: quicker than to count
+        wrong = [refs[block] for block in held].count(1) != len(held)
+    else:
+        count = Counter(holders)
+        wrong = any([refs[block] != count[block] for block in held])
+    if wrong:
+        count = Counter(holders)
+        block = next(block for block in held if refs[block] != count[block])
+        raise Violation(2, f"block {block}: refs {refs[block]}, holders {count[block]}")
     free = len(pool.free)
     if free + len(held) != pool.usable:
         raise Violation(1, f"{free} free + {len(held)} held blocks of {pool.usable}")
@@ -102,13 +107,14 @@ def check_requests(scheduler: Scheduler, lives: Mapping[str, Life]) -> None:
     running = scheduler.running
     if len(running) > scheduler.limits.max_active:
         raise Violation(8, f"{len(running)} run")
-    if len({sequence.lane for sequence in running}) != len(running):
-        raise Violation(8, "two sequences share a lane")
     if len(running) + scheduler.num_waiting != len(scheduler.sequences):
         raise Violation(9, "a request is in no queue or in two")
+    runs = SequenceState.RUNNING
+    lanes = set()
     for sequence in running:
-        if sequence.state is not SequenceState.RUNNING:
+        if sequence.state is not runs:
             raise Violation(9, f"{sequence.request_id} runs as {sequence.state}")
+        lanes.add(sequence.lane)
         computed, room = sequence.computed, sequence.room
         for table in sequence.tables:
             if len(table) * size != room:
@@ -120,27 +126,33 @@ def check_requests(scheduler: Scheduler, lives: Mapping[str, Life]) -> None:
         ):
             _blame(sequence, size)
         life = lives[sequence.request.request_id]
-        fell = computed < life.last_computed and life.last_run == sequence.run
-        if fell and computed != known - 1:
+        if (
+            computed < life.last_computed
+            and computed != known - 1
+            and life.last_run == sequence.run
+        ):
             raise Violation(
                 7, f"{sequence.request_id}: fell from {life.last_computed} to {computed}"
             )
         life.last_computed, life.last_run = computed, sequence.run
+    if len(lanes) != len(running):
+        raise Violation(8, "two sequences share a lane")
 
 
 def check_waiting(scheduler: Scheduler) -> None:
     """INV-9, 10 and 20, thorough: what waits is in order and holds nothing."""
-    waiting = scheduler.waiting
-    for before, after in zip(waiting, waiting[1:], strict=False):
-        if before.queue_key >= after.queue_key:
-            raise Violation(9, f"{after.request_id} waits behind {before.request_id}")
-    for sequence in waiting:
+    tokens = 0
+    before: tuple[float, ...] = ()
+    for sequence in scheduler.waiting:
+        if before >= sequence.queue_key:
+            raise Violation(9, f"{sequence.request_id} waits behind somebody of lower rank")
+        before = sequence.queue_key
         if sequence.state not in _WAITING:
             raise Violation(9, f"{sequence.request_id} waits as {sequence.state}")
-        holds = (sequence.computed, sequence.owned, sequence.room, sequence.lane)
-        if holds != (0, 0, 0, -1):
+        if sequence.computed or sequence.owned or sequence.room or sequence.lane != -1:
+            holds = (sequence.computed, sequence.owned, sequence.room, sequence.lane)
             raise Violation(10, f"{sequence.request_id} waits and still holds {holds}")
-    tokens = sum(len(s.token_ids) for s in waiting)
+        tokens += len(sequence.token_ids)
     if scheduler.num_waiting_tokens != tokens:
         raise Violation(20, f"{tokens} tokens wait, counted {scheduler.num_waiting_tokens}")
 
@@ -184,8 +196,11 @@ def check_plan(scheduler: Scheduler, plan: StepPlan, running: list[Sequence]) ->
         raise Violation(8, f"{tokens} tokens and {prefills} prefills in a step")
     if not limits.mix and prefills not in (0, len(entries)):
         raise Violation(8, "prefill and decode are mixed")
-    if len(names) != len(entries) or any(s.request.request_id in names for s, _ in plan.left_out):
+    if len(names) != len(entries):
         raise Violation(8, "a request is twice in a plan")
+    for sequence, _ in plan.left_out:
+        if sequence.request.request_id in names:
+            raise Violation(8, f"{sequence.request_id} is in a plan and left out")
     if plan.preempted:
         oldest = min(running, key=scheduler.policy.rank).request_id
         if oldest in plan.preempted:

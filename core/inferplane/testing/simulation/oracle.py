@@ -56,18 +56,15 @@ def live_alone(
     stops = frozenset(request.sampling.stop_token_ids)
     if not request.sampling.ignore_eos:
         stops |= frozenset(request.eos_ids)
-    while not request.pooling and len(tokens) < max_len:
-        token = _next_token(chain, vocabulary, stop_every)
+    for _ in range(0 if request.pooling else max_len - len(tokens)):
+        draw = (chain ^ (chain >> 29)) * 0xBF58476D1CE4E5B9 & _MASK
+        if (draw >> 40) % stop_every:
+            token = _FIRST_PLAIN + (draw >> 33) % vocabulary
+        else:
+            token = EOS if draw & 1 else STOP_ID
         tokens.append(token)
         chain = (chain * 6364136223846793005 + token + 1442695040888963407) & _MASK
         chains.append(chain)
         if token in stops:
             break
     return tokens, chains
-
-
-def _next_token(chain: int, vocabulary: int, stop_every: int) -> int:
-    draw = (chain ^ (chain >> 29)) * 0xBF58476D1CE4E5B9 & _MASK
-    if (draw >> 40) % stop_every == 0:
-        return EOS if draw & 1 else STOP_ID
-    return _FIRST_PLAIN + (draw >> 33) % vocabulary

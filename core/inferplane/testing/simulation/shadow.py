@@ -89,12 +89,15 @@ class ShadowDevice:
 
     def _check_sources(self, plan: StepPlan) -> None:
         """A token the host does not know must come from the step just before."""
+        sampled = set()
         for entry in plan.scheduled:
             sequence = entry.sequence
             real = entry.start + entry.num_tokens - len(entry.drafts)
             if real > len(sequence.token_ids) and sequence.request_id not in self._sampled:
                 raise Violation(12, f"{sequence.request_id} is fed a token of no known row")
-        self._sampled = {e.sequence.request.request_id for e in plan.scheduled if e.samples}
+            if entry.samples:
+                sampled.add(sequence.request.request_id)
+        self._sampled = sampled
 
     def _choose(self, plan: StepPlan, faults: Faults) -> list[bool]:
         """Which rows come out wrong by themselves: rather prefills, whose blocks others share."""
@@ -259,19 +262,23 @@ class ShadowDevice:
     def _answer(self, plan: StepPlan, failed: list[bool]) -> StepResult:
         """Tokens drawn, drafts accepted, rows that were not finite."""
         rows: list[list[int]] = []
+        plain = True
         bad: list[int] = []
         embeddings: list[float] = []
         drafts: list[list[int]] = []
+        life_of = self.life_of
         for entry, row_failed in zip(plan.scheduled, failed, strict=True):
-            if entry.sequence.request.pooling:
+            request = entry.sequence.request
+            if request.pooling:
                 embeddings.append(float("nan") if row_failed else 1.0)
             if not entry.samples:
                 continue
             if row_failed:
                 bad.append(len(rows))
-            life = self.life_of(entry.sequence.request.request_id)
+            life = life_of(request.request_id)
             if entry.drafts:
                 row = _draw(entry, life)
+                plain = False
             else:
                 end = entry.start + entry.num_tokens
                 row = [life.tokens[end] if end < len(life.tokens) else 0]
@@ -279,9 +286,8 @@ class ShadowDevice:
             if self.drafts_of is not None:
                 first = entry.start + entry.num_tokens - len(entry.drafts)
                 drafts.append(self.drafts_of(life, first + len(row)))
-        plain = self.drafts_of is None and max(map(len, rows), default=0) == 1
         return StepResult(
-            np.array(rows, np.int32) if plain else _ragged(rows),
+            np.array(rows, np.int32) if plain and rows else _ragged(rows),
             embeddings=np.array(embeddings, np.float32).reshape(-1, 1) if embeddings else None,
             failed=np.array(bad, np.int32) if bad else None,
             next_drafts=None if self.drafts_of is None else _ragged(drafts),

@@ -6,18 +6,19 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from random import Random
+
+import msgspec
 
 from inferplane.errors import RequestError
 from inferplane.interfaces import StepResult
-from inferplane.request import FinishReason, Request
-from inferplane.sampling_params import SamplingParams
+from inferplane.request import FinishReason
 from inferplane.scheduling.digest_chain import sha256
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
 from inferplane.scheduling.prefix_cache import CacheOptions
 from inferplane.scheduling.scheduler import Scheduler
 from inferplane.scheduling.sequence import Sequence, SequenceState
 from inferplane.testing.simulation import actions as act
+from inferplane.testing.simulation.arrivals import Arrivals
 from inferplane.testing.simulation.flaky_blocks import FlakyBlocks
 from inferplane.testing.simulation.invariants import (
     blocks_of_failed,
@@ -29,14 +30,15 @@ from inferplane.testing.simulation.invariants import (
     check_waiting,
 )
 from inferplane.testing.simulation.knobs import Knobs, SmallShapes
-from inferplane.testing.simulation.oracle import EOS, STOP_ID, Life, live_alone
+from inferplane.testing.simulation.oracle import EOS, STOP_ID, Life
 from inferplane.testing.simulation.shadow import Faults, ShadowDevice
 from inferplane.testing.simulation.violation import Violation
 
 __all__ = ["World"]
 
 _THOROUGH_EVERY = 16
-_STREAM = 2039
+_encode = msgspec.msgpack.encode
+_MASK = (1 << 64) - 1
 _SMALL_POOL = 12
 """Walked four times as often."""
 _CHECKED_LATER = frozenset((act.Add, act.Answer, act.Tick, act.Hold, act.ReadyAll, act.AnswerTwice))
@@ -53,10 +55,11 @@ class World:
         self.in_flight: deque[tuple[StepPlan, StepResult]] = deque()
         self.steps = 0
         self._checks = 0
+        self._unchanged = False
+        """The action was a plan without content, as often while results are out: nothing is new."""
         self._thorough_every = _THOROUGH_EVERY // (4 if knobs.num_blocks <= _SMALL_POOL else 1)
         self._planned_at = -1e18
         self.log = hashlib.sha256()
-        self.useful_tokens = 0
         self.blocks = FlakyBlocks(
             knobs.num_blocks,
             knobs.block_size,
@@ -92,14 +95,9 @@ class World:
             act.Tick: self._tick,
         }
         self._last: tuple[StepPlan, StepResult] | None = None
-        self._stream = Random(-1).choices(range(3, 3 + knobs.vocabulary), k=_STREAM)
-        """What is not shared of a prompt is a piece of it."""
-        self._twins: dict[tuple[object, ...], tuple[list[int], list[int]]] = {}
-        """Tokens and chains by what decides them: many ask the same."""
-        self._documents = [
-            rng.choices(range(3, 3 + knobs.vocabulary), k=400)
-            for rng in map(Random, range(knobs.documents))
-        ]
+        self._right = int(knobs.acceptance * (1 << 53))
+        """Draws of 53 bits below it are drafts that are right."""
+        self._arrivals = Arrivals(knobs)
 
     @property
     def is_full(self) -> bool:
@@ -112,8 +110,9 @@ class World:
         """Do it and check everything."""
         kind = type(action)
         self._handlers[kind](action)
-        if kind not in _CHECKED_LATER:
+        if kind not in _CHECKED_LATER and not self._unchanged:
             self.check()
+        self._unchanged = False
 
     def _step(self, action: act.Step) -> None:
         scheduler = self.scheduler
@@ -137,6 +136,7 @@ class World:
         elif idle and not self.blocks.refused and not scheduler.paused:
             ready = [s for s in scheduler.sequences.values() if _could_run(s)]
             self._require(17, not ready, "nothing was scheduled")
+        self._unchanged = not (plan or plan.ended or plan.preempted)
         self._planned_at = self.now
         self._note(plan)
 
@@ -170,7 +170,7 @@ class World:
         self.now += action.seconds
 
     def _add(self, action: act.Add) -> None:
-        request = self._request(action)
+        request = self._arrivals.request(action)
         scheduler = self.scheduler
         try:
             sequence = scheduler.add(request, self.now)
@@ -181,7 +181,7 @@ class World:
         self._require(16, worst <= self.blocks.usable, "admitted beyond the pool")
         limits = scheduler.limits
         self._require(20, scheduler.num_waiting <= limits.max_waiting + limits.max_seqs, "queue")
-        tokens, chains = self._live_alone(action, request, sequence.max_len)
+        tokens, chains = self._arrivals.alone(request, sequence.max_len)
         last = tokens[-1]
         stopped = len(tokens) > len(request.prompt_ids) and last in (EOS, STOP_ID)
         self.lives[request.request_id] = Life(
@@ -193,40 +193,6 @@ class World:
             STOP_ID if stopped and last == STOP_ID else None,
             sequence.deadline_s,
         )
-
-    def _request(self, action: act.Add) -> Request:
-        shared = self._documents[action.document % len(self._documents)] if self._documents else []
-        start = action.seed * 2654435761 % _STREAM
-        own = self._stream[start : start + action.own]
-        while len(own) < action.own:
-            own += self._stream[: action.own - len(own)]
-        sampling = SamplingParams(
-            max_tokens=action.max_tokens,
-            stop_token_ids=(STOP_ID,),
-            presence_penalty=1.0 if action.penalised else 0.0,
-            prompt_logprobs=0 if action.prompt_logprobs else None,
-        )
-        return Request(
-            request_id=action.name,
-            prompt_ids=(*shared[: action.shared], *own),
-            sampling=sampling,
-            eos_ids=(EOS,),
-            priority=action.priority,
-            cache_domain=b"tenant-%d" % action.tenant,
-            deadline_s=action.deadline_s,
-            pooling=action.pooling,
-        )
-
-    def _live_alone(
-        self, action: act.Add, request: Request, max_len: int
-    ) -> tuple[list[int], list[int]]:
-        key = (request.prompt_ids, action.tenant, action.pooling, max_len)
-        found = self._twins.get(key)
-        if found is None:
-            knobs = self.knobs
-            found = live_alone(request, max_len, knobs.vocabulary, knobs.stop_every)
-            self._twins[key] = found
-        return found
 
     def _finish(self, action: act.Finish) -> None:
         names = list(self.scheduler.sequences)
@@ -277,25 +243,25 @@ class World:
         """The client's view: every token once, in order, and one end."""
         for event in events:
             name = event.sequence.request_id
-            life = self.lives[name]
-            self._require(9, not life.ended, name)
+            life, told = self.lives[name], event.token_ids
+            if life.ended:
+                raise Violation(9, f"step {self.steps}: {name} is told more")
             start = len(life.request.prompt_ids) + life.emitted
-            expected = life.tokens[start : start + len(event.token_ids)]
-            self._require(22, event.token_ids == expected, (name, life.emitted))
-            life.emitted += len(event.token_ids)
-            self.useful_tokens += len(event.token_ids)
+            if told != life.tokens[start : start + len(told)]:
+                raise Violation(22, f"step {self.steps}: {name}, {life.emitted} tokens told")
+            life.emitted += len(told)
             if event.finish is not None:
                 life.ended = True
                 self._check_end(event, life)
 
     def _check_rows(self, plan: StepPlan, events: list[SequenceEvent]) -> None:
         """An event names the row its tokens came from."""
-        sampled = [e.sequence.request_id for e in plan.scheduled if e.samples]
-        pooled = [e.sequence.request_id for e in plan.scheduled if e.sequence.request.pooling]
+        sampled = [e.sequence for e in plan.scheduled if e.samples]
+        pooled = [e.sequence for e in plan.scheduled if e.sequence.request.pooling]
         for event in events:
-            name = event.sequence.request_id
             rows = pooled if event.sequence.request.pooling else sampled
-            self._require(11, rows[event.row] == name, name)
+            if rows[event.row] is not event.sequence:
+                raise Violation(11, f"step {self.steps}: {event.sequence.request_id}")
 
     def _check_shape(self, plan: StepPlan) -> None:
         shapes = self.knobs.shapes
@@ -306,7 +272,6 @@ class World:
 
     def _check_end(self, event: SequenceEvent, life: Life) -> None:
         name = life.request.request_id
-        self.useful_tokens += len(life.request.prompt_ids)
         if event.finish is FinishReason.ERROR:
             if event.error == "model_numerical_error":
                 self._require(27, life.may_fail, name)
@@ -330,18 +295,24 @@ class World:
 
     def _forget_the_dead(self) -> None:
         known = self.scheduler.sequences
-        flying = {e.sequence.request_id for p, _ in self.in_flight for e in p.scheduled}
-        for name, life in list(self.lives.items()):
-            self._require(10, life.ended != (name in known), name)
-            if not life.ended:
-                late = life.deadline_s is not None and life.deadline_s <= self._planned_at
-                self._require(21, not late, name)
-            elif name not in flying:
-                del self.lives[name]
+        gone = []
+        for name, life in self.lives.items():
+            if life.ended:
+                gone.append(name)
+            if life.ended == (name in known):
+                raise Violation(10, f"step {self.steps}: {name}")
+            deadline = life.deadline_s
+            if deadline is not None and deadline <= self._planned_at and not life.ended:
+                raise Violation(21, f"step {self.steps}: {name}")
+        if gone:
+            flying = {e.sequence.request_id for p, _ in self.in_flight for e in p.scheduled}
+            for name in gone:
+                if name not in flying:
+                    del self.lives[name]
 
     def _note(self, plan: StepPlan) -> None:
         """One line of the event log; its digest is the identity of a run."""
-        line: list[object] = [plan.step, plan.preempted, plan.zeroed, plan.copied, plan.released]
+        line = [plan.step, plan.preempted, plan.zeroed, plan.copied, plan.released]
         for entry in plan.scheduled:
             sequence = entry.sequence
             line += sequence.request.request_id, sequence.lane, entry.start, entry.num_tokens
@@ -349,7 +320,7 @@ class World:
                 line.append(table[-1])
             if entry.drafts:
                 line += entry.drafts
-        self.log.update(repr(line).encode())
+        self.log.update(_encode(line))
 
     def _new_device(self) -> ShadowDevice:
         knobs = self.knobs
@@ -364,12 +335,12 @@ class World:
 
     def _guess(self, life: Life, position: int) -> list[int]:
         """Device drafts, right with the chance that the knobs say; a function of the place."""
-        rng = Random(position * 7919 + len(life.tokens))
-        right = self.knobs.acceptance
-        return [
-            token if rng.random() < right else token + 1
-            for token in life.tokens[position : position + self.knobs.settings.num_drafts]
-        ]
+        drafts = life.tokens[position : position + self.knobs.settings.num_drafts]
+        draw = (position * 7919 + len(life.tokens)) * 0x9E3779B97F4A7C15
+        for i in range(len(drafts)):
+            draw = (draw ^ (draw >> 29)) * 0xBF58476D1CE4E5B9 & _MASK
+            drafts[i] += (draw >> 11) >= self._right
+        return drafts
 
     def _require(self, invariant: int, holds: bool, message: object) -> None:
         if not holds:
