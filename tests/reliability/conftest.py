@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ class Served:
         command = [sys.executable, "-m", "inferplane", "serve", str(folder), "--device", "null"]
         command += ["--plugins", "inferplane.testing.null", "--port", str(port)]
         command += ["--served-names", "tiny", "--max-model-len", "512", *given, *flags]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -46,7 +48,7 @@ class Served:
             if line.startswith("Ready"):
                 break
         else:
-            raise AssertionError(f"the server ended with {self.stop()}")
+            raise AssertionError(f"the server did not start: {self.last_words()}")
 
     @property
     def family(self) -> list[psutil.Process]:
@@ -60,7 +62,14 @@ class Served:
             self.process.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self._log.close()
         return self.process.wait()
+
+    def last_words(self) -> str:
+        """Its exit code, if it has ended, and the end of its log."""
+        self._log.seek(0)
+        end = self._log.read().decode(errors="replace")[-2000:]
+        return f"exit code {self.process.poll()}, log:\n{end}"
 
     # ── one connection each ──
 
@@ -68,7 +77,10 @@ class Served:
         self, method: str, path: str, body: Any = None, headers: str = ""
     ) -> tuple[int, dict[str, str], bytes]:
         """(status, headers, body) of one request."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionRefusedError:
+            raise AssertionError(f"nobody listens any more: {self.last_words()}") from None
         try:
             writer.write(request_bytes(method, path, body, headers))
             return parsed(await reader.read())

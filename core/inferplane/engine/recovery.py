@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from inferplane.engine.engine import Engine
 from inferplane.engine.replay import Replay
-from inferplane.errors import EngineError
+from inferplane.errors import DeviceError, EngineError
 from inferplane.request import FinishReason
 
 __all__ = ["CrashBudget", "Recovery"]
@@ -46,7 +46,7 @@ class Recovery:
         make_replay: Callable[[], Replay],
         budget: CrashBudget,
     ) -> None:
-        """`restart` replaces the workers, given the reason; it raises when it cannot."""
+        """`restart` replaces the workers, given the reason; DeviceError when they died at once."""
         self.engine = engine
         self.restart = restart
         self.make_replay = make_replay
@@ -77,12 +77,24 @@ class Recovery:
         engine.blocks.pool.distrust(replay.dirty_blocks)
 
     def _replace(self, error: Exception) -> None:
-        if not self.budget.spend(self.engine.clock()):
-            raise EngineError(
-                "engine_dead",
-                f"{self.budget.most} crashes within {self.budget.window_s:g} s; the last: {error}",
-            )
-        _log.error("the workers are replaced: %s", error)
-        self.restart(str(error))
+        """New workers; those that die while they start are replaced as well, within the budget."""
+        dead: Exception | None = error
+        while dead is not None:
+            if not self.budget.spend(self.engine.clock()):
+                raise EngineError(
+                    "engine_dead",
+                    f"{self.budget.most} crashes within {self.budget.window_s:g} s; the last: "
+                    f"{dead}",
+                )
+            _log.error("the workers are replaced: %s", dead)
+            dead = self._restarted(dead)
         self.epoch += 1
         self.engine.worker_replaced()
+
+    def _restarted(self, error: Exception) -> DeviceError | None:
+        """None once new workers run, else why they died at once."""
+        try:
+            self.restart(str(error))
+        except DeviceError as again:
+            return again
+        return None

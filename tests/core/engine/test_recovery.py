@@ -108,6 +108,29 @@ def test_too_many_crashes_end_the_engine() -> None:
     assert end.value.exit_code == 7
 
 
+@pytest.mark.case("worker-death")
+def test_workers_that_die_while_they_start_are_replaced_within_the_budget() -> None:
+    bench = Bench(crash_token="999")
+    works, dying = bench.recovery.restart, [DeviceError("killed while loading")] * 2
+
+    def restart(reason: str) -> None:
+        if dying:
+            bench.reasons.append(reason)
+            raise dying.pop()
+        works(reason)
+
+    bench.recovery.restart = restart
+    bench.engine.add(null_request("a", (1,), max_tokens=30))
+    bench.engine.step()
+    bench.recovery.recover(DeviceError("once"))
+    assert bench.reasons == ["once", "killed while loading", "killed while loading"]
+    bench.run()
+    assert bench.made["a"] == null_tokens((1,), 30, 1000)
+    dying.append(DeviceError("and again"))
+    with pytest.raises(EngineError, match="4 crashes within 600 s; the last: twice"):
+        bench.recovery.recover(DeviceError("twice"))
+
+
 def test_a_request_refused_while_waiting_is_no_suspect() -> None:
     bench = Bench(crash_token="999")
     plan_of_one = null_plan(options={"crash_token": "999"}, max_num_seqs=1)
