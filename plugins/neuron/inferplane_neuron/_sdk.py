@@ -1,6 +1,6 @@
 """The Neuron software stack as Python sees it: what must be installed, told without importing it.
 
-The only module of this plugin that may ever import `torch_neuronx`. Presence proves nothing: PyPI
+The only module of this plugin that may ever import the SDK. Presence proves nothing: PyPI
 holds empty packages of the same names.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from inferplane.probing import Requirement, first_problem, installed_versions
 
-__all__ = ["problem", "trace", "versions"]
+__all__ = ["build_spmd", "load_spmd", "mappings", "problem", "trace", "versions"]
 
 _SOURCE = "the vendor's own package index (what PyPI holds under this name is empty)"
 REQUIRED = (
@@ -24,14 +24,18 @@ REQUIRED = (
 )
 
 
-def problem() -> str:
-    """Why the stack cannot be used, with the next step; "" = it looks right."""
-    return first_problem(REQUIRED)
+SPMD = Requirement("neuronx-distributed", "0.15", "neuronx_distributed", _SOURCE)
+"""For several cores."""
+
+
+def problem(cores: int = 1) -> str:
+    """Why the stack cannot be used for so many cores, with the next step; "" = it looks right."""
+    return first_problem(REQUIRED if cores == 1 else (*REQUIRED, SPMD))
 
 
 def versions() -> dict[str, str]:
     """Name -> version of what is installed, for `inferplane doctor`."""
-    return installed_versions(REQUIRED)
+    return installed_versions((*REQUIRED, SPMD))
 
 
 def trace(module: Callable[..., Any], example: tuple[Any, ...], folder: Path) -> Any:
@@ -41,3 +45,30 @@ def trace(module: Callable[..., Any], example: tuple[Any, ...], folder: Path) ->
     """
     torch_neuronx = import_module("torch_neuronx")
     return torch_neuronx.trace(module, example, compiler_workdir=str(folder))
+
+
+def build_spmd(
+    function: Callable[..., Any], example: tuple[Any, ...], cores: int, path: Path
+) -> None:
+    """Compile one program for `cores` cores into `path`; `example` is what one of them is given.
+
+    As AWS documents ModelBuilder of NxD Core. Raises whatever the compiler raises.
+    """
+    nxd = import_module("neuronx_distributed")
+    with nxd.NxDParallelState(world_size=cores, tensor_model_parallel_size=cores):
+        traced = nxd.ModelBuilder(function).trace(args=example, tag="step")
+        model = traced.compile(compiler_workdir=str(path.with_name(f"{path.name}.work")))
+    model.save(str(path))
+
+
+def load_spmd(path: Path) -> Any:
+    """The model of `build_spmd` on its cores; called with forward_mode "async" it takes a list for
+    each argument and gives one for each output, with an entry for each core."""
+    model = import_module("neuronx_distributed").NxDModel.load(str(path))
+    model.to_neuron()
+    return model
+
+
+def mappings() -> Any:
+    """NxD's collectives over the cores of a program."""
+    return import_module("neuronx_distributed.parallel_layers.mappings")

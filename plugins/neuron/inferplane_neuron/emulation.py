@@ -17,6 +17,8 @@ __all__ = ["EmulatedNeuron"]
 
 INTERFACE_VERSION = (1, 0)
 
+_CORES = 8
+
 
 @hookimpl
 def register_platforms(register: Register) -> None:
@@ -30,10 +32,10 @@ class EmulatedNeuron(Neuron):
         """It needs torch alone. Score 0: `auto` never chooses it."""
         if find_spec("torch") is None:
             return Probe(False, "the emulation needs torch: pip install torch")
-        return Probe(True, "emulated by torch.export", device_count=1, arch="emulated")
+        return Probe(True, "emulated by torch.export", device_count=_CORES, arch="emulated")
 
     def create_executor(self, context: WorkerContext) -> Executor:
         from inferplane_neuron.emulated import ExportDriver  # torch must not reach the planner
         from inferplane_neuron.executor import NeuronExecutor  # likewise
 
-        return NeuronExecutor(context, ExportDriver())
+        return NeuronExecutor(context, ExportDriver(context.config.tensor_parallel))

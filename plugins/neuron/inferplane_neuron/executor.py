@@ -1,4 +1,4 @@
-"""Steps of compiled programs: a region of KV for each request, prompts alone, decodes together.
+"""Steps of compiled programs: prompts alone, decodes together, KV in blocks.
 
 B sequences of the bucket, L tokens of each, R sampled rows.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,10 @@ from inferplane.interfaces import (
 from inferplane.model_config import ModelConfig, read_model_config
 from inferplane.shapes import last_rows, pad, shape_of
 from inferplane_neuron.draw import draw_rows
-from inferplane_neuron.graph import DecoderGraph, check_config, weight_names
+from inferplane_neuron.graph import DecoderGraph, check_config, code_version, weight_names
+from inferplane_neuron.platform import blocks_of
 from inferplane_neuron.programs import Driver, Programs
+from inferplane_neuron.sharding import Sharding
 
 __all__ = ["NeuronExecutor"]
 
@@ -65,7 +68,7 @@ class _Pending:
 class NeuronExecutor(Executor):
     """Programs draw what their limits allow; other rows hand their logits to the host.
 
-    KV goes through the programs and comes back; a device's runtime aliases the two. A region is
+    KV goes through the programs and comes back; a device's runtime aliases the two. A block is
     written from its beginning by each new owner and never read beyond what was written, so
     `StepBatch.zeroed` needs no work.
     """
@@ -74,8 +77,11 @@ class NeuronExecutor(Executor):
         self._context = context
         self._driver = driver
         self._config: ModelConfig | None = None
-        self._weights: tuple[Tensor, ...] = ()
-        self._kv: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        self._sharding: Sharding | None = None
+        self._weights: list[tuple[Tensor, ...]] = []
+        """Of each core; `_numbers` and `_kv` likewise."""
+        self._numbers: list[Tensor] = []
+        self._kv: list[tuple[Tensor, Tensor]] = []
         self._programs: Programs | None = None
         self._real_tokens = self._padded_tokens = 0
 
@@ -86,33 +92,51 @@ class NeuronExecutor(Executor):
         self._config = config = read_model_config(checkpoint, settings.dtype)
         check_config(config)
         dtype, names = getattr(torch, config.dtype), weight_names(config)
-        found: dict[str, Tensor] = {}
+        cores = range(self._driver.cores)
+        self._sharding = sharding = Sharding(
+            len(cores), config.num_heads, config.num_kv_heads, config.head_dim
+        )
+        found: dict[str, list[Tensor]] = {}
         for name, array in iterate_arrays(checkpoint):
             if name in names:
                 progress("load", len(found), len(names), name)
-                found[name] = torch.from_numpy(array).to(self._driver.torch_device, dtype)
+                whole = torch.from_numpy(array)
+                parts = (sharding.cut(name, whole, core) for core in cores)
+                found[name] = [part.to(self._driver.torch_device, dtype) for part in parts]
         missing = [name for name in names if name not in found]
         if missing:
             raise ModelError(
                 f"{settings.model}: lacks {len(missing)} tensors, first {missing[0]!r}"
             )
-        self._weights = tuple(found[name] for name in names)
+        one = torch.int32
+        self._numbers = [
+            torch.tensor([core], dtype=one, device=self._driver.torch_device) for core in cores
+        ]
+        self._weights = [tuple(found[name][core] for name in names) for core in cores]
 
     def plan_kv(self) -> KVPlan:
-        """A region for each request the engine may run, and scratch."""
+        """Blocks for as many whole contexts as the engine may run, and scratch."""
         settings = self._context.config
-        return KVPlan(settings.max_num_seqs + 1, settings.max_model_len)
+        blocks = settings.max_num_seqs * blocks_of(settings)
+        return KVPlan(blocks + 1, settings.block_size)
 
     def start(self, plan: KVPlan, progress: Progress) -> None:
         """Take the KV, then compile, or load, and run every bucket."""
-        config = self._config
-        assert config is not None, "load comes first"
-        shape = (config.num_layers, plan.num_blocks, plan.block_size, config.num_kv_heads)
+        config, sharding = self._config, self._sharding
+        assert config is not None and sharding is not None, "load comes first"
+        heads = sharding.kv_heads_per_core, config.head_dim
+        shape = (config.num_layers, plan.num_blocks, plan.block_size, *heads)
         dtype, device = getattr(torch, config.dtype), self._driver.torch_device
-        keys, values = (torch.zeros(*shape, config.head_dim, dtype=dtype, device=device),) * 2
-        self._kv = keys, values.clone()
-        graph = DecoderGraph(config, plan.block_size).eval()
-        self._programs = Programs(graph, self._driver, self._context.cache)
+        self._kv = [
+            (
+                torch.zeros(*shape, dtype=dtype, device=device),
+                torch.zeros(*shape, dtype=dtype, device=device),
+            )
+            for _ in self._weights
+        ]
+        context = blocks_of(self._context.config) * plan.block_size
+        graph = DecoderGraph(config, context, self._driver.collectives()).eval()
+        self._programs = Programs(graph, self._driver, self._context.cache, code_version())
         buckets = self._context.shapes.buckets()
         for done, bucket in enumerate(buckets):
             progress("warm_up", done, len(buckets), str(bucket))
@@ -125,7 +149,7 @@ class NeuronExecutor(Executor):
     def execute(self, batch: StepBatch) -> _Pending:
         """Run the program of the step's bucket. Raises DeviceError."""
         assert self._programs is not None, "start comes first"
-        bucket = self._context.shapes.select(shape_of(batch, self._context.config.max_model_len))
+        bucket = self._context.shapes.select(shape_of(batch, self._context.config.block_size))
         if bucket is None:
             raise DeviceError(f"step {batch.step}: no bucket holds it, and nothing runs eagerly")
         if batch.copied is not None:
@@ -139,13 +163,13 @@ class NeuronExecutor(Executor):
         self._kv = _kv_of(outputs)
         self._real_tokens += len(batch.token_ids)
         self._padded_tokens += bucket.num_tokens
-        return _Pending(batch, outputs[0], outputs[1])
+        return _Pending(batch, *outputs[0][:2])  # every core says the same
 
     def close(self) -> None:
         """Forget everything."""
         self._programs = None
-        self._weights = ()
-        self._kv = (torch.empty(0), torch.empty(0))
+        self._weights = []
+        self._kv = []
 
     def stats(self) -> ExecutorStats:
         """Counters of compilation and padding."""
@@ -162,31 +186,37 @@ class NeuronExecutor(Executor):
         )
 
     def _copy(self, pairs: Array) -> None:
-        """Whole regions; all sources are read before any target is written."""
+        """Whole blocks; all sources are read before any target is written."""
         sources, targets = torch.from_numpy(pairs).long().unbind(1)
-        for held in self._kv:
+        for held in chain.from_iterable(self._kv):
             held[:, targets] = held[:, sources]
 
-    def _inputs(self, batch: StepBatch, bucket: Bucket) -> tuple[Tensor, ...]:
-        padded = pad(batch, bucket, self._context.config.max_model_len)
+    def _inputs(self, batch: StepBatch, bucket: Bucket) -> list[tuple[Tensor, ...]]:
+        """Arguments of the bucket's program on each core."""
+        settings = self._context.config
+        width = blocks_of(settings)
+        padded = pad(batch, bucket, settings.block_size, width)
         rows = bucket.num_seqs, bucket.max_query
         last = last_rows(padded, bucket) % bucket.max_query
         arrays: tuple[Array, ...] = (
             padded.token_ids.reshape(rows),
             padded.positions.reshape(rows),
             padded.slots[0].reshape(rows),
-            padded.block_tables[0][:, 0],
+            padded.block_tables[0][:, :width],
             last.astype(np.int32),
             draw_rows(batch.sampling, batch.sampled, bucket.num_seqs),
         )
         tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-        moved = (tensor.to(self._driver.torch_device) for tensor in tensors)
-        return (*moved, *self._kv, *self._weights)
+        moved = tuple(tensor.to(self._driver.torch_device) for tensor in tensors)
+        return [
+            (*moved, self._numbers[core], *kv, *weights)
+            for core, (kv, weights) in enumerate(zip(self._kv, self._weights, strict=True))
+        ]
 
 
-def _kv_of(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Of what DecoderGraph.forward returns."""
-    return outputs[2], outputs[3]
+def _kv_of(outputs: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Of what DecoderGraph.forward returns on each core."""
+    return [(core[2], core[3]) for core in outputs]
 
 
 def _idle(bucket: Bucket) -> StepBatch:

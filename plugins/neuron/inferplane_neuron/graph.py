@@ -1,12 +1,15 @@
 """A decoder as one function of tensors: what is compiled ahead of time, once for each bucket.
 
-B sequences, L tokens of each, G regions, C tokens of a region, N heads, K KV heads, H head size,
-D hidden size, V vocabulary, Y layers.
+B sequences, L tokens of each, P blocks of each, G blocks of C tokens in all, N heads, K KV heads,
+H head size, D hidden size, V vocabulary, Y layers. Of several cores each runs it on its part of the
+weights; N and K are then a core's.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +17,11 @@ from torch import Tensor, nn
 
 from inferplane.errors import ConfigError
 from inferplane.model_config import ModelConfig
-from inferplane_neuron.draw import draw_ids
+from inferplane_neuron import draw
+from inferplane_neuron.collectives import Alone, Collectives
 from inferplane_neuron.platform import MAX_TOP_K
 
-__all__ = ["DecoderGraph", "check_config", "weight_names"]
+__all__ = ["DecoderGraph", "check_config", "code_version", "weight_names"]
 
 _NEVER = -1e30
 
@@ -55,36 +59,49 @@ def weight_names(config: ModelConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
+def code_version() -> str:
+    """Changes with the code that programs are made of."""
+    made_of = (Path(__file__), Path(draw.__file__))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()
+
+
 class DecoderGraph(nn.Module):
     """Llama, Qwen2 and Qwen3. Weights and KV are arguments: no program holds a copy of either."""
 
-    def __init__(self, config: ModelConfig, region_tokens: int) -> None:
+    def __init__(
+        self, config: ModelConfig, context: int, collectives: Collectives | None = None
+    ) -> None:
+        """`context` = P * C tokens that a sequence may see; `collectives` of the cores that share
+        the model, None = one core has all of it.
+        """
         super().__init__()
+        self._collectives = collectives or Alone()
         self._config = config
         self._names = weight_names(config)
-        self._region_tokens = region_tokens
+        self._context = context
 
     def forward(
         self,
         token_ids: Tensor,
         positions: Tensor,
         slots: Tensor,
-        regions: Tensor,
+        tables: Tensor,
         last: Tensor,
         draws: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        *weights: Tensor,
+        core: Tensor,
+        *held: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(ids i32[B], logits f32[B,V], keys, values), KV with the new tokens in it.
 
-        token_ids, positions, slots i32[B,L]; regions, last i32[B], `last` being the place of each
-        row's last token; draws f32[B,5], see `draw_ids`; keys and values [Y,G,C,K,H]. An id is -1
-        where its logits are not finite.
-        What lies in a region beyond a token's position is never looked at, whatever it holds.
+        token_ids, positions, slots i32[B,L]; tables i32[B,P]; last i32[B], the place of each
+        row's last token; draws f32[B,5], see `draw_ids`; core i32[1], which of them this is; held =
+        keys and values [Y,G,C,K,H], then the weights of `weight_names`. An id is -1 where its
+        logits are not finite.
+        What lies beyond a token's position is never looked at, whatever it is.
         """
+        keys, values, *weights = held
         named = dict(zip(self._names, weights, strict=True))
-        hidden = F.embedding(token_ids, named["model.embed_tokens.weight"])
+        hidden = self._embedded(token_ids, named["model.embed_tokens.weight"], core)
         turn = self._rotation(positions, hidden.dtype)
         new_keys, new_values = [], []
         for layer in range(self._config.num_layers):
@@ -95,19 +112,32 @@ class DecoderGraph(nn.Module):
             held_k, held_v = _write(keys[layer], slots, k), _write(values[layer], slots, v)
             new_keys.append(held_k)
             new_values.append(held_v)
-            out = self._attend(q, held_k[regions], held_v[regions], positions)
-            hidden = hidden + F.linear(out, named[f"{at}self_attn.o_proj.weight"])
+            context = held_k[tables].flatten(1, 2), held_v[tables].flatten(1, 2)
+            out = self._attend(q, *context, positions)
+            hidden = hidden + self._summed(out, named[f"{at}self_attn.o_proj.weight"])
             h = self._norm(hidden, named[f"{at}post_attention_layernorm.weight"])
             gate, up = (F.linear(h, named[f"{at}mlp.{x}_proj.weight"]) for x in ("gate", "up"))
-            hidden = hidden + F.linear(F.silu(gate) * up, named[f"{at}mlp.down_proj.weight"])
+            hidden = hidden + self._summed(F.silu(gate) * up, named[f"{at}mlp.down_proj.weight"])
         ends = last[:, None, None].expand(-1, -1, hidden.shape[2]).long()
         end = self._norm(hidden.gather(1, ends).squeeze(1), named["model.norm.weight"])
         head = named.get("lm_head.weight", named["model.embed_tokens.weight"])
-        logits = F.linear(end, head).float()
+        logits = self._collectives.joined(F.linear(end, head))
+        logits = logits[:, : self._config.vocab_size].float()
         best, ids = logits.max(-1)
         ids = torch.where(best.isfinite(), ids, -1).to(torch.int32)
-        ids = draw_ids(logits, ids, draws, MAX_TOP_K)
+        ids = draw.draw_ids(logits, ids, draws, MAX_TOP_K)
         return ids, logits, torch.stack(new_keys), torch.stack(new_values)
+
+    def _embedded(self, token_ids: Tensor, table: Tensor, core: Tensor) -> Tensor:
+        """[B,L,D]: each core adds the rows of its own part of the vocabulary."""
+        place = token_ids - core * table.shape[0]
+        here = (place >= 0) & (place < table.shape[0])
+        rows = F.embedding(place.clamp(0, table.shape[0] - 1), table)
+        return self._collectives.total(rows.masked_fill(~here[..., None], 0.0))
+
+    def _summed(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A product whose inputs are divided over the cores."""
+        return self._collectives.total(F.linear(x, weight))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
@@ -128,8 +158,8 @@ class DecoderGraph(nn.Module):
         return angles.cos()[:, :, None].to(dtype), angles.sin()[:, :, None].to(dtype)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-        """q[B,L,N,H] over keys, values [B,C,K,H] -> [B,L,N*H]; a token sees itself and before."""
-        place = torch.arange(self._region_tokens, device=q.device)
+        """q[B,L,N,H] over keys, values [B,P*C,K,H] -> [B,L,N*H]; each sees itself and before."""
+        place = torch.arange(self._context, device=q.device)
         group = q.shape[2] // keys.shape[2]
         grouped = q.view(*q.shape[:2], -1, group, q.shape[3]).float()
         written = (place <= positions.max(1, keepdim=True).values)[:, :, None, None]

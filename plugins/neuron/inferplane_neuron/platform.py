@@ -24,7 +24,7 @@ from inferplane.probing import pci_devices, read_text
 from inferplane.shapes import Rectangles
 from inferplane_neuron import _sdk
 
-__all__ = ["MAX_TOP_K", "Neuron"]
+__all__ = ["MAX_TOP_K", "Neuron", "blocks_of"]
 
 _PCI_VENDOR = "0x1d0f"
 _GENERATIONS = {
@@ -35,9 +35,18 @@ _GENERATIONS = {
     "0x7565": "trn3",
 }
 """PCI device id -> generation; the vendor's network and disk functions are no chips."""
+_BLOCK_SIZE = 128
+_OPTIONS = {
+    "kv": "blocks (default), which prompts with the same beginning share, or regions: one for each "
+    "request, as long as max_model_len"
+}
 MAX_TOP_K = 256
 """Candidates that the chip's own top-k gives."""
 _ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_CORES = {"trn1": 2, "inf2": 2, "trn2": 8, "trn3": 8}
+"""Physical cores of a chip."""
+_GROUPED = ("trn2", "trn3")
+"""Two physical cores are one logical core there, unless NEURON_LOGICAL_NC_CONFIG says 1."""
 _TOO_OLD = ("0x7064", "0x7065", "0x7066", "0x7067")
 """First generation (inf1): another SDK, which cannot run decoders."""
 
@@ -58,17 +67,18 @@ class Neuron(Platform):
         if driver:
             versions["neuron driver"] = driver
         arch = chips[0] if chips else ""
+        cores = len(chips) * _logical_cores(arch, env)
         found = f"{len(chips)} x {arch}"
         reason = _driver_problem(self._root, found if chips else "", seen)
         if not reason and (missing := _sdk.problem()):
             reason = f"{found} found, but {missing}"
         if reason:
-            return Probe(False, reason, device_count=len(chips), arch=arch, versions=versions)
+            return Probe(False, reason, device_count=cores, arch=arch, versions=versions)
         return Probe(
             True,
-            f"{found}, torch-neuronx {versions['torch-neuronx']}",
+            f"{found} with {cores} cores, torch-neuronx {versions['torch-neuronx']}",
             score=50,
-            device_count=len(chips),
+            device_count=cores,
             arch=arch,
             versions=versions,
         )
@@ -78,35 +88,40 @@ class Neuron(Platform):
         return Capabilities(
             compute_dtypes=("bfloat16", "float32"),
             static_shapes=True,
-            limits=SchedulerLimits(max_prefill_seqs=1, chunked_prefill=True),
+            limits=SchedulerLimits(max_prefill_seqs=1, chunked_prefill=True, prefix_cache=True),
             sampler=SamplerCaps(
                 params=("temperature", "top_k", "top_p", "min_p", "seed"), max_top_k=MAX_TOP_K
             ),
+            options=_OPTIONS,
         )
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
     ) -> tuple[Change, ...]:
-        """One KV region a request."""
+        """Blocks of KV, or one region a request."""
         if model.architecture not in _ARCHITECTURES:
             raise ConfigError(
                 f"neuron compiles {', '.join(_ARCHITECTURES)}, not {model.architecture}"
             )
         if model.quantization:
             raise ConfigError(f"neuron serves no {model.quantization} checkpoints yet")
-        if config.tensor_parallel > 1:
-            raise ConfigError(f"neuron runs one core, not {config.tensor_parallel}")
-        changes = []
-        if config.block_size != config.max_model_len:
-            reason = "a request owns one region of KV"
-            changes.append(Change("block_size", config.max_model_len, reason))
-        return tuple(changes)
+        kv = config.options.get("kv", "blocks")
+        if kv not in ("blocks", "regions"):
+            raise ConfigError(f"option kv={kv!r}: it takes blocks or regions")
+        if kv == "regions":
+            size, reason = config.max_model_len, "a request owns one region of KV"
+        else:
+            size = min(config.block_size or _BLOCK_SIZE, config.max_model_len)
+            reason = "blocks of KV are shared by prompts that begin alike"
+        return () if config.block_size == size else (Change("block_size", size, reason),)
 
     def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
-        """A process of its own, since the runtime belongs to one."""
-        if config.tensor_parallel > 1:
-            raise ConfigError(f"neuron runs one core, not {config.tensor_parallel}")
-        return Topology(1, 1)
+        """One process for all cores that share the model, since the runtime belongs to one."""
+        return Topology(1, config.tensor_parallel)
+
+    def worker_env(self, config: EngineConfig, rank: int) -> Mapping[str, str]:
+        """The runtime takes every core of the machine unless it is told how many."""
+        return {"NEURON_RT_NUM_CORES": str(config.tensor_parallel)}
 
     def shapes(self, config: EngineConfig, caps: Capabilities) -> ShapePolicy:
         """Few: each is a compilation of minutes. Sizes grow by four."""
@@ -116,15 +131,23 @@ class Neuron(Platform):
             decode_batches=_sizes(1, seqs),
             prefill_batches=(1,),
             queries=_sizes(32, longest),
-            context_blocks=(seqs,),
+            context_blocks=(seqs * blocks_of(config),),
             max_tokens=max(seqs, longest),
         )
 
     def create_executor(self, context: WorkerContext) -> Executor:
         from inferplane_neuron.executor import NeuronExecutor  # torch must not reach the planner
-        from inferplane_neuron.traced import TraceDriver  # likewise
+        from inferplane_neuron.traced import SpmdDriver, TraceDriver  # likewise
 
-        return NeuronExecutor(context, TraceDriver())
+        cores = context.config.tensor_parallel
+        if missing := _sdk.problem(cores):
+            raise ConfigError(f"neuron on {cores} cores: {missing}")
+        return NeuronExecutor(context, TraceDriver() if cores == 1 else SpmdDriver(cores))
+
+
+def blocks_of(config: EngineConfig) -> int:
+    """Blocks of the longest context."""
+    return -(-config.max_model_len // (config.block_size or config.max_model_len))
 
 
 def _sizes(least: int, most: int) -> tuple[int, ...]:
@@ -134,6 +157,12 @@ def _sizes(least: int, most: int) -> tuple[int, ...]:
         sizes.append(least)
         least *= 4
     return (*sizes, most)
+
+
+def _logical_cores(arch: str, env: Mapping[str, str]) -> int:
+    """Cores of a chip as programs see them."""
+    group = 2 if arch in _GROUPED and env.get("NEURON_LOGICAL_NC_CONFIG") != "1" else 1
+    return _CORES.get(arch, 0) // group
 
 
 def _driver_problem(root: Path, found: str, seen: tuple[str, ...]) -> str:

@@ -14,24 +14,33 @@ from torch import Tensor, nn
 
 from inferplane.errors import DeviceError
 from inferplane.interfaces import ArtifactCache, Bucket, ExecutorStats
+from inferplane_neuron.collectives import Collectives
 
-__all__ = ["Driver", "Program", "Programs"]
+__all__ = ["Cores", "Driver", "Program", "Programs"]
 
 _logger = logging.getLogger(__name__)
 
-Program: TypeAlias = Callable[..., Sequence[Tensor]]
+Cores: TypeAlias = Sequence[tuple[Tensor, ...]]
+"""A program's arguments on each core; shapes and dtypes are the same on all."""
+Program: TypeAlias = Callable[[Cores], Sequence[Sequence[Tensor]]]
+"""Arguments of each core -> outputs of each core."""
 _Signature: TypeAlias = tuple[tuple[tuple[int, ...], str], ...]
 
 
 class Driver(ABC):
-    """A compiler that works ahead of time, and the runtime of what it makes."""
+    """A compiler that works ahead of time, and the runtime of what it makes, for so many cores."""
 
     torch_device: str
     """Where the arguments of programs lie."""
+    cores: int
+
+    @abstractmethod
+    def collectives(self) -> Collectives:
+        """What the cores of a program tell each other by."""
 
     @abstractmethod
     def compile(self, module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
-        """Compile for the example's shapes and dtypes, into a file. Raises anything."""
+        """Compile for the shapes and dtypes of one core's example, into a file. Raises anything."""
 
     @abstractmethod
     def load(self, path: Path) -> Program:
@@ -41,8 +50,12 @@ class Driver(ABC):
 class Programs:
     """All programs of one graph; those made after `seal` are counted apart."""
 
-    def __init__(self, module: nn.Module, driver: Driver, cache: ArtifactCache) -> None:
+    def __init__(
+        self, module: nn.Module, driver: Driver, cache: ArtifactCache, version: str = ""
+    ) -> None:
+        """`version` of the module's code: programs of another one are other entries."""
         self._module = module
+        self._version = version
         self._driver = driver
         self._cache = cache
         self._loaded: dict[Bucket, tuple[Program, _Signature]] = {}
@@ -50,12 +63,13 @@ class Programs:
         self._seconds = 0.0
         self._sealed = False
 
-    def prepare(self, bucket: Bucket, example: tuple[Tensor, ...]) -> None:
+    def prepare(self, bucket: Bucket, cores: Cores) -> None:
         """Load the bucket's program, compiled now unless the cache holds it.
 
         An entry that cannot be read is compiled again, once. Raises DeviceError.
         """
-        entry, began = f"{bucket}-{_digest(example)}.program", time.perf_counter()
+        began, example = time.perf_counter(), cores[0]
+        entry = f"{bucket}-{len(cores)}-{_digest(self._version, example)}.program"
         path = self._cache.find(entry)
         program = None if path is None else self._load(path)
         if program is None:
@@ -68,14 +82,14 @@ class Programs:
         self._loaded[bucket] = program, _signature(example)
         self._seconds += time.perf_counter() - began
 
-    def run(self, bucket: Bucket, arguments: tuple[Tensor, ...]) -> Sequence[Tensor]:
-        """The program's outputs. Raises DeviceError for arguments of another bucket or dtype."""
+    def run(self, bucket: Bucket, cores: Cores) -> Sequence[Sequence[Tensor]]:
+        """The outputs of each core. Raises DeviceError for arguments of another bucket or dtype."""
         if bucket not in self._loaded:
             raise DeviceError(f"no program was compiled for {bucket}")
         program, expected = self._loaded[bucket]
-        if _signature(arguments) != expected:
+        if any(_signature(arguments) != expected for arguments in cores):
             raise DeviceError(f"{bucket}: arguments have other shapes or dtypes than its program")
-        return program(*arguments)
+        return program(cores)
 
     def seal(self) -> None:
         """Warm-up is over."""
@@ -108,9 +122,9 @@ class Programs:
             return None
 
 
-def _digest(example: Sequence[Tensor]) -> str:
-    """Programs of other arguments, as another version of the graph takes, are other entries."""
-    return hashlib.sha256(repr(_signature(example)).encode()).hexdigest()[:12]
+def _digest(version: str, example: Sequence[Tensor]) -> str:
+    """Programs of other code, or other arguments, are other entries."""
+    return hashlib.sha256(repr((version, _signature(example))).encode()).hexdigest()[:12]
 
 
 def _signature(tensors: Sequence[Tensor]) -> _Signature:

@@ -57,6 +57,26 @@ def test_a_prompt_in_chunks_answers_as_in_one_piece(started: Started) -> None:
     driver.end(live)
 
 
+def test_prompts_that_begin_alike_share_blocks_and_change_no_token(
+    started: Started, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kit = KitState(tmp_path_factory.mktemp("blocks"), ["inferplane_neuron.emulation"], quick=True)
+    limits = {"max_num_seqs": 2, "max_model_len": 64, "block_size": 16}
+    blocks = kit.started(kit.subject("neuron-emulated"), "llama", **limits)
+    assert blocks.kv.block_size == 16 and blocks.kv.num_blocks == 2 * 4 + 1
+    driver, model = blocks.new_driver(), ReferenceModel(started.model)
+    prompt = list(range(3, 43))
+    first = driver.begin(prompt)
+    driver.prefill(first, Draw())
+    second = driver.begin([*prompt[:32], 90, 91])
+    second.tables, second.computed = [[*first.tables[0][:2]]], 32
+    row = driver.prefill(second, Draw())
+    assert row.token_ids[0] == model.greedy([*prompt[:32], 90, 91], 1)[0]
+    first.tokens.append(model.greedy(prompt, 1)[0])
+    assert driver.step([Work(first, 1, Draw())])[0].token_ids[0] == model.greedy(prompt, 2)[1]
+    kit.close()
+
+
 def test_a_draw_on_the_device_is_the_host_sampler_s(started: Started) -> None:
     driver = started.new_driver()
     deck = Deck(started, [[9, 8, 7], list(range(20, 30))])

@@ -7,20 +7,26 @@ from dataclasses import replace
 import pytest
 
 from inferplane.errors import ConfigError
-from inferplane.interfaces import EngineConfig, ModelShape, Probe, StepShape
-from inferplane_neuron.platform import Neuron
+from inferplane.interfaces import EngineConfig, ModelShape, Probe, StepShape, Topology
+from inferplane_neuron.platform import Neuron, blocks_of
 
 MODEL = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 256, 512, "float32")
 PLATFORM = Neuron()
 CAPS = PLATFORM.capabilities(Probe(True, "", arch="trn2"), MODEL)
 
 
-def test_a_request_owns_a_region_and_a_step_holds_a_chunk_of_a_prompt() -> None:
-    config = EngineConfig("m", max_model_len=1000, max_batched_tokens=96)
+@pytest.mark.parametrize(
+    ("options", "size"), [({}, 128), ({"kv": "blocks"}, 128), ({"kv": "regions"}, 1000)]
+)
+def test_kv_is_in_blocks_or_regions_and_a_step_holds_a_chunk_of_a_prompt(
+    options: dict[str, str], size: int
+) -> None:
+    config = EngineConfig("m", max_model_len=1000, max_batched_tokens=96, options=options)
     changes = {c.key: c.value for c in PLATFORM.resolve(config, CAPS, MODEL)}
-    assert changes == {"block_size": 1000}
-    settled = replace(config, block_size=1000)
+    assert changes == {"block_size": size}
+    settled = replace(config, block_size=size)
     assert PLATFORM.resolve(settled, CAPS, MODEL) == ()
+    assert blocks_of(settled) * size >= 1000
     prefills = [b for b in PLATFORM.shapes(settled, CAPS).buckets() if b.graph == "prefill"]
     assert [bucket.max_query for bucket in prefills] == [96, 32]
 
@@ -30,8 +36,14 @@ def test_what_the_graph_does_not_compute_is_refused_with_what_it_does() -> None:
         PLATFORM.resolve(EngineConfig("m"), CAPS, replace(MODEL, architecture="Gemma3ForCausalLM"))
     with pytest.raises(ConfigError, match="no gptq checkpoints"):
         PLATFORM.resolve(EngineConfig("m"), CAPS, replace(MODEL, quantization="gptq"))
-    with pytest.raises(ConfigError, match="one core, not 2"):
-        PLATFORM.topology(EngineConfig("m", tensor_parallel=2), CAPS)
+    with pytest.raises(ConfigError, match="'pages': it takes blocks or regions"):
+        PLATFORM.resolve(EngineConfig("m", options={"kv": "pages"}), CAPS, MODEL)
+
+
+def test_cores_that_share_a_model_are_one_process_which_takes_no_others() -> None:
+    config = EngineConfig("m", tensor_parallel=4)
+    assert PLATFORM.topology(config, CAPS) == Topology(1, 4)
+    assert PLATFORM.worker_env(config, 0) == {"NEURON_RT_NUM_CORES": "4"}
 
 
 def test_buckets_are_few_and_prompts_come_alone() -> None:

@@ -68,3 +68,13 @@ def test_chip_driver_and_sdk_are_found_without_importing_them(
     probe = machine(tmp_path, chip("0x7264") | DRIVER).probe({})
     assert probe.ok and probe.arch == "inf2" and probe.versions["neuron driver"] == "2.21.37.0"
     assert probe.score == 50
+
+
+@pytest.mark.parametrize(
+    ("device", "env", "cores"),
+    [("0x7164", {}, 2), ("0x7364", {}, 4), ("0x7364", {"NEURON_LOGICAL_NC_CONFIG": "1"}, 8)],
+)
+def test_a_chip_counts_as_the_cores_that_programs_see(
+    tmp_path: Path, device: str, env: dict[str, str], cores: int
+) -> None:
+    assert machine(tmp_path, chip(device)).probe(env).device_count == cores

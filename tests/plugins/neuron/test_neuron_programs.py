@@ -33,6 +33,7 @@ class Branching(nn.Module):
 
 class CountingDriver(ExportDriver):
     def __init__(self) -> None:
+        super().__init__()
         self.compiled = 0
 
     def compile(self, module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
@@ -44,10 +45,10 @@ def example(bucket: Bucket) -> tuple[Tensor, ...]:
     return (torch.ones(ROWS[bucket], 3),)
 
 
-def prepared(folder: Path, driver: CountingDriver) -> Programs:
-    programs = Programs(Doubled(), driver, DiskCache(folder))
+def prepared(folder: Path, driver: CountingDriver, version: str = "") -> Programs:
+    programs = Programs(Doubled(), driver, DiskCache(folder), version)
     for bucket in (SMALL, LARGE):
-        programs.prepare(bucket, example(bucket))
+        programs.prepare(bucket, [example(bucket)])
     programs.seal()
     return programs
 
@@ -57,29 +58,38 @@ def test_each_bucket_has_one_program_and_a_second_start_compiles_nothing(tmp_pat
     assert prepared(tmp_path, first).stats().compiles == first.compiled == 2
     programs = prepared(tmp_path, second)
     assert programs.stats().cache_hits == 2 and second.compiled == 0
-    assert torch.equal(programs.run(LARGE, example(LARGE))[0], torch.full((4, 3), 2.0))
+    assert torch.equal(programs.run(LARGE, [example(LARGE)])[0][0], torch.full((4, 3), 2.0))
+
+
+def test_programs_of_other_code_are_compiled_anew(tmp_path: Path) -> None:
+    first, other, again = CountingDriver(), CountingDriver(), CountingDriver()
+    for driver, version in ((first, "1"), (other, "2"), (again, "1")):
+        prepared(tmp_path, driver, version)
+    assert (first.compiled, other.compiled, again.compiled) == (2, 2, 0)
 
 
 def test_a_step_of_another_bucket_or_dtype_is_refused(tmp_path: Path) -> None:
     programs = prepared(tmp_path, CountingDriver())
     with pytest.raises(DeviceError, match="other shapes or dtypes"):
-        programs.run(SMALL, example(LARGE))
+        programs.run(SMALL, [example(LARGE)])
     with pytest.raises(DeviceError, match="other shapes or dtypes"):
-        programs.run(SMALL, (example(SMALL)[0].to(torch.int64),))
+        programs.run(SMALL, [example(SMALL), example(LARGE)])
+    with pytest.raises(DeviceError, match="other shapes or dtypes"):
+        programs.run(SMALL, [(example(SMALL)[0].to(torch.int64),)])
     with pytest.raises(DeviceError, match="no program was compiled"):
-        programs.run(Bucket("decode", 8, 8, 1, rectangular=True), example(SMALL))
+        programs.run(Bucket("decode", 8, 8, 1, rectangular=True), [example(SMALL)])
 
 
 def test_the_program_itself_checks_its_shapes(tmp_path: Path) -> None:
     ExportDriver().compile(Doubled(), example(SMALL), tmp_path / "p")
     with pytest.raises(AssertionError, match="Guard failed"):
-        ExportDriver().load(tmp_path / "p")(*example(LARGE))
+        ExportDriver().load(tmp_path / "p")([example(LARGE)])
 
 
 def test_a_branch_on_a_value_fails_while_compiling_and_leaves_no_entry(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path)
     with pytest.raises(DeviceError, match=r"compiling decode-t2.* failed"):
-        Programs(Branching(), ExportDriver(), cache).prepare(SMALL, example(SMALL))
+        Programs(Branching(), ExportDriver(), cache).prepare(SMALL, [example(SMALL)])
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
@@ -112,4 +122,4 @@ DiskCache(Path(sys.argv[1])).store(sys.argv[2], write)
     driver = CountingDriver()
     programs = prepared(tmp_path, driver)
     assert driver.compiled == 2
-    assert torch.equal(programs.run(SMALL, example(SMALL))[0], torch.full((2, 3), 2.0))
+    assert torch.equal(programs.run(SMALL, [example(SMALL)])[0][0], torch.full((2, 3), 2.0))
