@@ -3,12 +3,14 @@ register spilled, on-chip memory within the part's limit."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -88,7 +90,10 @@ DRAWN |= {name: "*i64" for name in ("seeds", "positions", "candidates")} | {"mas
 CODED = {"K_BLOCK": 16640, "V_BLOCK": 16640, "K_STATIC": False, "V_STATIC": True}
 CACHED = {name: "*i8" for name in ("k_cache", "v_cache")}
 PARTS = ("sm_80", "sm_90", "gfx942", "gfx950", "gfx1100", "gfx1201")
-FOUR = ("sm_90", "gfx942", "gfx1100", "gfx1201")
+AMD = ("gfx942", "gfx950", "gfx1100", "gfx1201")
+FIVE = ("sm_90", *AMD)
+OWN_FP8 = ("sm_90", "sm_100", "gfx950", "gfx1201")
+"""Parts that convert to e4m3fn and from it themselves."""
 LOGITS = {name: "*fp32" for name in ("logits", "out", "values", "counts", "penalties")}
 LOGITS |= {name: "*i32" for name in ("bitmask", "rows", "ids")}
 CASES = {
@@ -156,7 +161,7 @@ CASES = {
             "PAGE": 16, **CODED, "LARGEST": 448,
         },
         CACHED,
-        only=("sm_80", "gfx942"),
+        only=("sm_80", *AMD),
     ),
     "write": Case(
         "cache:write_slots",
@@ -210,7 +215,7 @@ CASES = {
         "quantized:stream_bytes",
         {**STREAMED, **ROUNDED, "GROUP": 4096, "ROWS": 8},
         {**CODES, "codes_ptr": "*fp8e4nv"},
-        only=("sm_90", "sm_100"),
+        only=OWN_FP8,
     ),
     "int8 streamed, groups": Case(
         "quantized:stream_bytes",
@@ -259,7 +264,7 @@ CASES = {
         {"INPUTS": 14336, "PAD": 16384, "GIVEN": False, "BY_BITS": False},
         {"q_ptr": "*fp8e4nv", "given_ptr": "*fp32", "scale_ptr": "*fp32"},
         options={"num_warps": 16},
-        only=("sm_90", "sm_100"),
+        only=OWN_FP8,
     ),
     "int8 tiles": Case(
         "quantized:tile_int8",
@@ -280,18 +285,18 @@ CASES = {
     ),
     "draw, weighing": Case(
         "draw:weigh_rows", {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 512}, DRAWN,
-        only=FOUR,
+        only=FIVE,
     ),
     "draw, gathering": Case(
         "draw:gather_rows", {**DRAWN_FROM, "SPAN": 8192, "BLOCK": 2048}, DRAWN,
         options={"num_warps": 8},
-        only=FOUR,
+        only=FIVE,
     ),
-    "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN, only=FOUR),
+    "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN, only=FIVE),
     "draw, searching": Case(
         "draw:search_rows", {"VOCAB": 151936, "ID_BITS": 20, "BLOCK": 512}, DRAWN,
         options={"num_warps": 16}, small_constants={"BLOCK": 256},
-        only=FOUR,
+        only=FIVE,
     ),
     "masked logits": Case(
         "logits:copy_masked", {"VOCAB": 151936, "MASKED": True, "BLOCK": 2048}, LOGITS
@@ -326,6 +331,8 @@ def compiled(case: Case, arch: Arch) -> Any:
             constants["ROWS"] = 16
     if coded and name == "decode_items" and part.startswith("gfx12"):
         constants["TILE"] = 32
+    if "PTX" in function.arg_names:
+        constants["PTX"] = not arch.small
     if "EARLY" in function.arg_names:
         constants["EARLY"] = not arch.small and arch.target[1] >= 90
     types = {**PLACES, **INTS, **WIDE, **SCALARS, **case.types}
@@ -341,6 +348,33 @@ def compiled(case: Case, arch: Arch) -> Any:
     options = case.small_options if arch.small and case.small_options else case.options
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=hints)
     return compile_source(source, target=GPUTarget(*arch.target), options=dict(options))
+
+
+def launched() -> set[str]:
+    """Every kernel of the package that no other kernel calls, as "module:function"."""
+    from triton.runtime import JITFunction
+
+    found, called = {}, set()
+    for module in iter_modules(import_module("inferplane_triton.device").__path__):
+        full = f"inferplane_triton.device.{module.name}"
+        names = vars(import_module(full))
+        kernels = {name: x for name, x in names.items() if isinstance(x, JITFunction)}
+        for name, kernel in kernels.items():
+            if kernel.__module__ == full:
+                found[id(kernel)] = f"{module.name}:{name}"
+                calls = (x.func for x in ast.walk(ast.parse(kernel.src)) if isinstance(x, ast.Call))
+                used = {x.id for x in calls if isinstance(x, ast.Name)}
+                called |= {id(kernels[name]) for name in used & kernels.keys()}
+    return {name for kernel, name in found.items() if kernel not in called}
+
+
+def test_no_kernel_is_forgotten_on_any_amd_part() -> None:
+    compiled_for: dict[str, set[str]] = {kernel: set() for kernel in launched()}
+    for case in CASES.values():
+        compiled_for[case.function] |= set(case.only or ARCHES)
+    excused = {"quantized:round_rows": {"gfx942", "gfx1100"}}  # no fp8 of e4m3fn, so no launch
+    for kernel, parts in compiled_for.items():
+        assert set(AMD) - parts == excused.get(kernel, set()), kernel
 
 
 PAIRS = [(name, arch) for name, case in CASES.items() for arch in case.only or ARCHES]
