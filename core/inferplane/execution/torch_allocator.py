@@ -101,6 +101,14 @@ class _Ledger(TorchDispatchMode):
         self._pools = pools
         self._limit = 1024
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler at the first operation, over a second of every start.
+
+        Nothing is compiled while a pool is open.
+        """
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

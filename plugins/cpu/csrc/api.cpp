@@ -4,6 +4,24 @@
 
 using namespace ip;
 
+// Whole panels of rows, on every processor that this process may use: most of the time of packing is the
+// kernel's, which finds and clears the pages.
+template <class Pack>
+static void in_parts(int64_t n, int64_t k, Pack pack) {
+    constexpr int64_t LEAST = 1 << 18;  // numbers worth a thread
+    const int64_t most = std::max(1u, std::thread::hardware_concurrency());
+    const int64_t panels = (n + 15) / 16, parts = std::max<int64_t>(1, std::min({most, panels, n * k / LEAST}));
+    std::vector<std::thread> others;
+    for (int64_t part = 0; part < parts; part++) {
+        const int64_t first = panels * part / parts * 16, last = std::min(n, panels * (part + 1) / parts * 16);
+        if (part + 1 < parts)
+            others.emplace_back(pack, first, last - first);
+        else
+            pack(first, last - first);
+    }
+    for (auto& other : others) other.join();
+}
+
 extern "C" {
 
 int ip_version() { return 4; }
@@ -53,16 +71,27 @@ int64_t ip_shared_bytes(int kind, int64_t k, int64_t rows) { return shared_bytes
 int64_t ip_partial_floats(int64_t dim_v) { return TILE * (dim_v + 2); }
 
 void ip_pack_f32(const float* w, int64_t n, int64_t k, float* out) {
-    pack_f32([&](int64_t o, int64_t i) { return w[o * k + i]; }, n, k, out);
+    in_parts(n, k, [=](int64_t o, int64_t rows) { pack_f32(w + o * k, rows, k, out + o * k); });
 }
-void ip_pack_bf16(const uint16_t* w, int64_t n, int64_t k, uint16_t* out) { pack_bf16(w, n, k, out); }
-void ip_pack_int8(const int8_t* w, int64_t n, int64_t k, uint8_t* out) { pack_int8(w, n, k, out); }
+void ip_pack_bf16(const uint16_t* w, int64_t n, int64_t k, uint16_t* out) {
+    in_parts(n, k, [=](int64_t o, int64_t rows) { pack_bf16(w + o * k, rows, k, out + o * k); });
+}
+void ip_pack_int8(const int8_t* w, int64_t n, int64_t k, uint8_t* out) {
+    in_parts(n, k, [=](int64_t o, int64_t rows) { pack_int8(w + o * k, rows, k, out + o * k); });
+}
 void ip_pack_int8_groups(const int8_t* w, const float* scales, int64_t group, int64_t n, int64_t k, uint8_t* out) {
-    pack_int8_groups(w, scales, group, n, k, out);
+    const int64_t panel = panel_bytes(group == 16 ? INT8_G16 : INT8_G32, k);
+    in_parts(n, k, [=](int64_t o, int64_t rows) {
+        pack_int8_groups(w + o * k, scales + o * (k / group), group, rows, k, out + o / 16 * panel);
+    });
 }
 void ip_pack_int4_g32(const int8_t* w, const float* scales, const float* offsets, int low, int64_t n,
                       int64_t k, uint8_t* out) {
-    pack_int4_g32(w, scales, offsets, low, n, k, out);
+    in_parts(n, k, [=](int64_t o, int64_t rows) {
+        const int64_t at = o * (k / 32);
+        pack_int4_g32(w + o * k, scales + at, offsets ? offsets + at : nullptr, low, rows, k,
+                      out + o / 16 * panel_bytes(INT4_G32, k));
+    });
 }
 
 void ip_run(void* pool, const Program* program, const Step* step) { run(*(Pool*)pool, *program, *step); }

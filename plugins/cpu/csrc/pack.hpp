@@ -4,46 +4,44 @@
 
 namespace ip {
 
-// value(o, i) of a dense source; rows beyond n are zero
-template <class Value>
-inline void pack_f32(Value value, int64_t n, int64_t k, float* out) {
-    for (int64_t p = 0; p < (n + 15) / 16; p++)
-        for (int64_t i = 0; i < k; i++)
-            for (int64_t j = 0; j < 16; j++) *out++ = p * 16 + j < n ? value(p * 16 + j, i) : 0.0f;
-}
-
-inline void pack_bf16(const uint16_t* w, int64_t n, int64_t k, uint16_t* out) {
-    for (int64_t p = 0; p < (n + 15) / 16; p++)
-        for (int64_t i = 0; i < k; i += 2)
-            for (int64_t j = 0; j < 16; j++) {
-                const int64_t o = p * 16 + j;
-                *out++ = o < n ? w[o * k + i] : 0;
-                *out++ = o < n ? w[o * k + i + 1] : 0;
+// Words (4 bytes) [first, last) of 16 rows of `words` each, word by word beside each other; rows from `n` on are
+// zero before the bits of `flip` change.
+inline void lay_panel(const uint32_t* rows, int64_t n, int64_t words, int64_t first, int64_t last, uint32_t flip,
+                      uint32_t* out) {
+    int64_t i = first;
+    if (n >= 16)
+        for (uint32_t half[64]; i + 8 <= last; i += 8)
+            for (int64_t side = 0; side < 16; side += 8) {
+                transpose8((const uint8_t*)(rows + side * words + i), words * 4, half);
+                for (int64_t word = 0; word < 8; word++)
+                    for (int64_t j = 0; j < 8; j++)
+                        out[(i - first + word) * 16 + side + j] = half[word * 8 + j] ^ flip;
             }
+    for (; i < last; i++)
+        for (int64_t j = 0; j < 16; j++) out[(i - first) * 16 + j] = (j < n ? rows[j * words + i] : 0) ^ flip;
 }
 
-// values int8[n,k] in -128..127
-inline void pack_int8(const int8_t* w, int64_t n, int64_t k, uint8_t* out) {
+// A dense source of n rows of `words` words.
+inline void pack_words(const void* w, int64_t n, int64_t words, uint32_t flip, void* out) {
     for (int64_t p = 0; p < (n + 15) / 16; p++)
-        for (int64_t i = 0; i < k; i += 4)
-            for (int64_t j = 0; j < 16; j++)
-                for (int64_t c = 0; c < 4; c++) {
-                    const int64_t o = p * 16 + j;
-                    *out++ = uint8_t((o < n ? w[o * k + i + c] : 0) + 128);
-                }
+        lay_panel((const uint32_t*)w + p * 16 * words, n - p * 16, words, 0, words, flip,
+                  (uint32_t*)out + p * 16 * words);
 }
+
+constexpr uint32_t PLUS_128 = 0x80808080u;  // to each of four bytes, as a change of bits
+
+inline void pack_f32(const float* w, int64_t n, int64_t k, float* out) { pack_words(w, n, k, 0, out); }
+inline void pack_bf16(const uint16_t* w, int64_t n, int64_t k, uint16_t* out) { pack_words(w, n, k / 2, 0, out); }
+// values int8[n,k] in -128..127
+inline void pack_int8(const int8_t* w, int64_t n, int64_t k, uint8_t* out) { pack_words(w, n, k / 4, PLUS_128, out); }
 
 // values int8[n,k], scales f32[n,k/group] for groups of 16 or 32
 inline void pack_int8_groups(const int8_t* w, const float* scales, int64_t group, int64_t n, int64_t k, uint8_t* out) {
     const int64_t each = 32 / group;
     for (int64_t p = 0; p < (n + 15) / 16; p++)
         for (int64_t g = 0; g < k / 32; g++) {
-            for (int64_t i = g * 32; i < g * 32 + 32; i += 4)
-                for (int64_t j = 0; j < 16; j++)
-                    for (int64_t c = 0; c < 4; c++) {
-                        const int64_t o = p * 16 + j;
-                        *out++ = uint8_t((o < n ? w[o * k + i + c] : 0) + 128);
-                    }
+            lay_panel((const uint32_t*)(w + p * 16 * k), n - p * 16, k / 4, g * 8, g * 8 + 8, PLUS_128, (uint32_t*)out);
+            out += 512;
             uint16_t* s = (uint16_t*)out;
             for (int64_t part = 0; part < each; part++)
                 for (int64_t j = 0; j < 16; j++) {
@@ -54,21 +52,28 @@ inline void pack_int8_groups(const int8_t* w, const float* scales, int64_t group
         }
 }
 
+// Four bytes minus another four, each by itself.
+inline uint32_t bytes_minus(uint32_t a, uint32_t b) {
+    return ((a | PLUS_128) - (b & ~PLUS_128)) ^ ((a ^ ~b) & PLUS_128);
+}
+
 // values int8[n,k] in low..low+15, scales and offsets f32[n,k/32]; w = value*scale + offset.
 // Nibbles are stored as value-low, so the offset absorbs low*scale.
 inline void pack_int4_g32(const int8_t* w, const float* scales, const float* offsets, int low,
                           int64_t n, int64_t k, uint8_t* out) {
     const int64_t groups = k / 32;
+    const uint32_t lows = uint32_t(uint8_t(low)) * 0x01010101u;
     for (int64_t p = 0; p < (n + 15) / 16; p++)
         for (int64_t g = 0; g < groups; g++) {
+            uint32_t codes[8 * 16];
+            lay_panel((const uint32_t*)(w + p * 16 * k), n - p * 16, k / 4, g * 8, g * 8 + 8, 0, codes);
             for (int64_t q = 0; q < 4; q++)  // 64 bytes: inputs 8q..8q+3 low, 8q+4..8q+7 high nibble
-                for (int64_t j = 0; j < 16; j++)
-                    for (int64_t c = 0; c < 4; c++) {
-                        const int64_t o = p * 16 + j, i = g * 32 + q * 8 + c;
-                        const int a = o < n ? w[o * k + i] - low : 0;
-                        const int b = o < n ? w[o * k + i + 4] - low : 0;
-                        *out++ = uint8_t(a | b << 4);
-                    }
+                for (int64_t j = 0; j < 16; j++, out += 4) {
+                    const uint32_t *even = codes + q * 32, *odd = even + 16;
+                    const bool real = p * 16 + j < n;
+                    const uint32_t both = bytes_minus(even[j], lows) | bytes_minus(odd[j], lows) << 4;
+                    *(uint32_t*)out = real ? both : 0;
+                }
             uint16_t* s = (uint16_t*)out;
             for (int64_t j = 0; j < 16; j++) {
                 const int64_t o = p * 16 + j;

@@ -90,6 +90,7 @@ class Recording:
 
 TOKENS, SAMPLES = 10007, 5003
 """Row counts during capture: primes that no model dimension equals."""
+_MOST_ZEROS = 1 << 22
 
 
 class Symbol(Tensor):
@@ -192,19 +193,49 @@ def _defer(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
     if name.endswith("_") and not name.endswith("__") or name == "__setitem__":
         raise NotLoweredError(f"{name} writes in place")
     try:
-        result = func(*_metas(args), **{key: _metas(value) for key, value in kwargs.items()})
+        result = _outcome(func, args, kwargs)
     except RuntimeError as error:
         raise NotLoweredError(f"{name}: {error}") from error
     recording = symbols[0].recording
     if isinstance(result, Tensor):
-        return Symbol(result, recording, Deferred(func, args, kwargs, before))
+        return Symbol(_metas(result), recording, Deferred(func, args, kwargs, before))
     if isinstance(result, (tuple, list)):
         whole = Deferred(func, args, kwargs, before)
         return tuple(
-            Symbol(item, recording, Deferred(lambda value, at=at: value[at], (whole,), {}, before))
+            Symbol(
+                _metas(item),
+                recording,
+                Deferred(lambda value, at=at: value[at], (whole,), {}, before),
+            )
             for at, item in enumerate(result)
         )
     raise NotLoweredError(f"{name} asks for a number on the host")
+
+
+def _outcome(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Something with the shapes and dtypes of a call's result.
+
+    Small calls are made on zeros: asking torch for shapes alone imports its compiler at the first
+    elementwise call, more than a second of every start.
+    """
+    given = [*args, *kwargs.values()]
+    stand_in = _zeros if sum(map(_size, given)) <= _MOST_ZEROS else _metas
+    return func(*stand_in(args), **{key: stand_in(value) for key, value in kwargs.items()})
+
+
+def _size(value: Any) -> int:
+    """Numbers in its tensors."""
+    if isinstance(value, (tuple, list)):
+        return sum(map(_size, value))
+    return prod(_metas(value).shape) if isinstance(value, Tensor) else 0
+
+
+def _zeros(value: Any) -> Any:
+    if type(value) is Symbol:
+        return torch.zeros((), dtype=value.meta.dtype).expand(value.meta.shape)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_zeros(item) for item in value)
+    return value
 
 
 def _as(symbol: Symbol, meta: Tensor, at: int, width: int) -> Symbol:

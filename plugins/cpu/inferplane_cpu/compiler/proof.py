@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -34,8 +35,20 @@ def check_program(
 
     Raises NotLoweredError with the difference found, so that torch takes the step over.
     """
-    for tokens in sorted({min(count, max_tokens) for count in TOKENS}):
-        _check_step(program, fn, kv, proof_step(example, tokens))
+    with _one_thread():
+        for tokens in sorted({min(count, max_tokens) for count in TOKENS}):
+            _check_step(program, fn, kv, proof_step(example, tokens))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch's own threads would spin beside those of the compiled kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_step(
