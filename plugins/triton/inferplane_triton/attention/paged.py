@@ -81,6 +81,7 @@ class PagedAttention(AttentionBackend):
         self._tile_tokens = self._tile_rows // self._group
         self._upcast = found.backend == "interpreter" and spec.dtype == "bfloat16"
         self._target = found
+        self._ptx = found.backend == "cuda" and int(found.arch) >= 80
         ruled = spec.window is not None or spec.softcap is not None or spec.sinks
         self._plain = not ruled and spec.head_dim == spec.head_dim_v
         self._prompts = None
@@ -236,7 +237,7 @@ class PagedAttention(AttentionBackend):
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, NEW=k is not None,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
-            num_warps=warps, num_stages=stages, **cache.constants, **cache.statics,
+            num_warps=warps, num_stages=stages, **cache.constants, **cache.statics, PTX=self._ptx,
             **self._target.launch(plan.num_decodes),
         )  # fmt: skip
 
@@ -259,7 +260,7 @@ class PagedAttention(AttentionBackend):
             HEAD=spec.head_dim, K_PAD=self._pads[0], V_HEAD=spec.head_dim_v, V_PAD=self._pads[1],
             PAGE=spec.block_size, TILE=tuning.tile, WINDOW=spec.window or 0,
             CAP=spec.softcap is not None, SINKS=sinks is not None, UPCAST=self._upcast,
-            num_warps=tuning.warps, num_stages=tuning.stages, **cache.constants,
+            num_warps=tuning.warps, num_stages=tuning.stages, **cache.constants, PTX=self._ptx,
         )  # fmt: skip
 
     def _run_whole(

@@ -8,17 +8,65 @@ it: 3 bits of fraction behind 4 of exponent, whose bias is 7 (e4m3fn) or 8 (e4m3
 import triton
 import triton.language as tl
 
+WIDEN_INT8 = tl.constexpr("""{
+    .reg .b32 t, b<4>;
+    .reg .f32 f<4>;
+    xor.b32 t, $2, 0x80808080;
+    prmt.b32 b0, t, 0x4B000000, 0x7440;
+    prmt.b32 b1, t, 0x4B000000, 0x7441;
+    prmt.b32 b2, t, 0x4B000000, 0x7442;
+    prmt.b32 b3, t, 0x4B000000, 0x7443;
+    mov.b32 f0, b0;
+    mov.b32 f1, b1;
+    mov.b32 f2, b2;
+    mov.b32 f3, b3;
+    sub.f32 f0, f0, 0f4B000080;
+    sub.f32 f1, f1, 0f4B000080;
+    sub.f32 f2, f2, 0f4B000080;
+    sub.f32 f3, f3, 0f4B000080;
+    mov.b32 b0, f0;
+    mov.b32 b1, f1;
+    mov.b32 b2, f2;
+    mov.b32 b3, f3;
+    prmt.b32 $0, b0, b1, 0x7632;
+    prmt.b32 $1, b2, b3, 0x7632;
+}""")
+"""Each code + 128 as the last bits of 2^23, less what was added; the upper halves are bfloat16."""
+WIDEN_E4M3 = tl.constexpr("""{
+    .reg .b32 t<2>, s<2>, factor, zero;
+    prmt.b32 t0, $2, 0, 0x1404;
+    prmt.b32 t1, $2, 0, 0x3424;
+    and.b32 s0, t0, 0x80008000;
+    and.b32 s1, t1, 0x80008000;
+    shr.u32 t0, t0, 4;
+    shr.u32 t1, t1, 4;
+    and.b32 t0, t0, 0x07F007F0;
+    and.b32 t1, t1, 0x07F007F0;
+    or.b32 t0, t0, s0;
+    or.b32 t1, t1, s1;
+    mov.b32 factor, 0x7B807B80;
+    mov.b32 zero, 0x80008000;
+    fma.rn.bf16x2 $0, t0, factor, zero;
+    fma.rn.bf16x2 $1, t1, factor, zero;
+}""")
+"""As `widen_codes` does, two in a register; the factor is 2^120."""
+
 
 @triton.jit
-def widen_codes(codes, kind: tl.constexpr, LARGEST: tl.constexpr):
+def widen_codes(codes, kind: tl.constexpr, LARGEST: tl.constexpr, PTX: tl.constexpr = False):
     """Codes i8 as numbers of `kind`, exactly; what is no code (LARGEST 0) is only converted.
 
     An fp8's bits are moved to where `kind` has them; the exponent's bias is then a factor. Its
     least exponent means what it means in `kind`, so that numbers below the normal ones need no
-    case.
+    case. PTX: the device is one for PTX, where it says four bfloat16 at a time.
     """
     BIAS: tl.constexpr = 7 if LARGEST == 448 else 8
-    if LARGEST == 0 or LARGEST == 127:
+    if PTX and kind == tl.bfloat16 and (LARGEST == 127 or LARGEST == 448):
+        wide = tl.inline_asm_elementwise(
+            WIDEN_INT8 if LARGEST == 127 else WIDEN_E4M3, "=r,=r,r", [codes], dtype=tl.bfloat16,
+            is_pure=True, pack=4,
+        )  # fmt: skip
+    elif LARGEST == 0 or LARGEST == 127:
         wide = codes.to(kind)
     elif kind == tl.float32:
         bits = (codes.to(tl.int32) << 20) & -0x78100000

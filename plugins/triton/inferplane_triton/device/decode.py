@@ -35,7 +35,7 @@ def cap_scores(scores, softcap, CAP: tl.constexpr):
 @triton.jit
 def attend_tile(q, k, v, k_scale, v_scale, peak, total, acc, seen, scale, softcap,
                 CAP: tl.constexpr, MASKED: tl.constexpr, UPCAST: tl.constexpr,
-                LARGEST: tl.constexpr):  # fmt: skip
+                LARGEST: tl.constexpr, PTX: tl.constexpr):  # fmt: skip
     """One step of the online softmax (base 2) over a tile of keys; `seen` masks scores.
 
     Keys and values may be codes (LARGEST, see `codes`) with a scale each, which then multiplies
@@ -43,7 +43,13 @@ def attend_tile(q, k, v, k_scale, v_scale, peak, total, acc, seen, scale, softca
     """
     # UPCAST: the interpreter's dot is wrong for bfloat16
     kind: tl.constexpr = tl.float32 if UPCAST else q.dtype
-    q, k, v = q.to(kind), widen_codes(k, kind, LARGEST), widen_codes(v, kind, LARGEST)
+    q, k = q.to(kind), widen_codes(k, kind, LARGEST, PTX)
+    v = widen_codes(v, kind, LARGEST, PTX)
+    if LARGEST and PTX:
+        # The compiler would move the widening behind on-chip memory, where a value's codes can only
+        # be read one by one; it does not move it across this, which changes nothing.
+        even, odd = tl.split(tl.reshape(v, (v.shape[0], v.shape[1] // 2, 2)))
+        v = tl.reshape(tl.join(even, odd), v.shape)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     if LARGEST:
         scores *= k_scale[None, :]
@@ -189,6 +195,7 @@ def attend_cached(
     softcap, KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr, V_HEAD: tl.constexpr,
     V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr,
     TILE: tl.constexpr, CAP: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over cached positions start..stop, which every row sees."""
     col = tl.arange(0, TILE)
@@ -210,7 +217,7 @@ def attend_cached(
                     mask=inside[:, None] & (v_dims < V_HEAD)[None, :], other=0)  # fmt: skip
         peak, total, acc = attend_tile(
             q, k, v, k_scale, v_scale, peak, total, acc, inside[None, :], scale, softcap, CAP, True,
-            UPCAST, LARGEST)  # fmt: skip
+            UPCAST, LARGEST, PTX)  # fmt: skip
     return peak, total, acc
 
 
@@ -225,7 +232,7 @@ def decode_items(
     V_BLOCK: tl.constexpr, TILE: tl.constexpr,
     NEW: tl.constexpr, CAP: tl.constexpr, SINKS: tl.constexpr, UPCAST: tl.constexpr,
     K_STATIC: tl.constexpr, V_STATIC: tl.constexpr, LARGEST: tl.constexpr,
-    EARLY: tl.constexpr = False,
+    PTX: tl.constexpr = False, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Program (head, item). An item: seq, start, stop, piece, first piece, pieces, position, 0.
 
@@ -264,7 +271,7 @@ def decode_items(
     peak, total, acc = attend_cached(
         q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, start, stop, head, scale,
         softcap, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, K_BLOCK, V_BLOCK, TILE, CAP, UPCAST,
-        LARGEST)  # fmt: skip
+        LARGEST, PTX)  # fmt: skip
     count = tl.load(item + 5)
     if count == 1:
         store_rows(acc, peak, total, out_ptr, sinks_ptr, head, row, v_dims, wide, KV_HEADS, GROUP,

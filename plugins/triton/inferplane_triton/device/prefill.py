@@ -16,7 +16,7 @@ def attend_range(
     scale, softcap, KV_HEADS: tl.constexpr, HEAD: tl.constexpr, K_PAD: tl.constexpr,
     V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr,
     V_BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
-    MASKED: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr,
+    MASKED: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over cached positions begin..end; MASKED where some row sees only part."""
     col = tl.arange(0, TILE)
@@ -48,7 +48,7 @@ def attend_range(
         v = tl.load(v_cache + v_row[:, None] + v_dims[None, :], mask=v_mask, other=0)
         peak, total, acc = attend_tile(
             q, k, v, k_scale, v_scale, peak, total, acc, seen, scale, softcap, CAP, MASKED, UPCAST,
-            LARGEST)  # fmt: skip
+            LARGEST, PTX)  # fmt: skip
     return peak, total, acc
 
 
@@ -59,7 +59,7 @@ def prefill_tiles(
     HEAD: tl.constexpr, K_PAD: tl.constexpr,
     V_HEAD: tl.constexpr, V_PAD: tl.constexpr, PAGE: tl.constexpr, K_BLOCK: tl.constexpr,
     V_BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
-    SINKS: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr,
+    SINKS: tl.constexpr, UPCAST: tl.constexpr, LARGEST: tl.constexpr, PTX: tl.constexpr = False,
 ):  # fmt: skip
     """Program (head, tile). A tile: seq, first token row, tokens, position of the first token.
 
@@ -92,11 +92,11 @@ def prefill_tiles(
         peak, total, acc = attend_range(
             q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, 0, begin, position,
             head, scale, softcap, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, K_BLOCK, V_BLOCK,
-            TILE, WINDOW, CAP, False, UPCAST, LARGEST)  # fmt: skip
+            TILE, WINDOW, CAP, False, UPCAST, LARGEST, PTX)  # fmt: skip
     peak, total, acc = attend_range(
         q, k_cache, v_cache, k_scales, v_scales, table, peak, total, acc, begin, end, position,
         head, scale, softcap, KV_HEADS, HEAD, K_PAD, V_HEAD, V_PAD, PAGE, K_BLOCK, V_BLOCK, TILE,
-        WINDOW, CAP, True, UPCAST, LARGEST)  # fmt: skip
+        WINDOW, CAP, True, UPCAST, LARGEST, PTX)  # fmt: skip
     sink = peak
     if SINKS:
         sink = tl.load(sinks_ptr + head * GROUP + member).to(tl.float32) * 1.4426950408889634

@@ -47,16 +47,22 @@ class Device:
 
 
 @triton.jit
-def convert(x, codes, wide, KIND: tl.constexpr, LARGEST: tl.constexpr, SIZE: tl.constexpr):
+def convert(x, codes, wide, KIND: tl.constexpr, LARGEST: tl.constexpr, SIZE: tl.constexpr,
+            PTX: tl.constexpr):  # fmt: skip
     at = tl.arange(0, SIZE)
     made = as_codes(tl.load(x + at), LARGEST)
     tl.store(codes + at, made)
-    tl.store(wide + at, widen_codes(made, KIND, LARGEST).to(tl.float32))
+    tl.store(wide + at, widen_codes(made, KIND, LARGEST, PTX).to(tl.float32))
 
 
+@pytest.mark.parametrize("ptx", [False, True])
 @pytest.mark.parametrize("to", ["float32", "float16", "bfloat16"])
 @KINDS
-def test_codes_are_torchs_own_and_are_widened_exactly(kind: str, fp8: str, to: str) -> None:
+def test_codes_are_torchs_own_and_are_widened_exactly(
+    kind: str, fp8: str, to: str, ptx: bool
+) -> None:
+    if ptx and (to != "bfloat16" or torch.version.hip):
+        pytest.skip("PTX is written for bfloat16 alone, and for its own devices")
     if to == "bfloat16" and DEVICE == "cpu":
         pytest.skip("the interpreter has no bfloat16 arithmetic; there it is widened to float32")
     code_type, largest = kv_codes(kind, fp8)
@@ -70,7 +76,7 @@ def test_codes_are_torchs_own_and_are_widened_exactly(kind: str, fp8: str, to: s
     codes = torch.empty(len(x), dtype=torch.int8, device=DEVICE)
     wide = torch.empty(len(x), device=DEVICE)
     convert[(1,)](
-        x.to(DEVICE), codes, wide, KIND=getattr(tl, to), LARGEST=int(largest), SIZE=len(x)
+        x.to(DEVICE), codes, wide, KIND=getattr(tl, to), LARGEST=int(largest), SIZE=len(x), PTX=ptx
     )
     assert torch.equal(codes.cpu().view(code_type).float(), want.float())
     assert torch.equal(wide.cpu(), want.float())
