@@ -49,6 +49,7 @@ def test_invariants_hold_under_faults_and_everybody_finishes_after_them(first):
             1000,
         ),  # a block that left a window was proven by who had held it
         (438, 1750),  # a block of a failed row that a row before it in the step had proven
+        (2842, 1000),  # a row that fails by what it reads writes what others read in the same step
     ],
 )
 def test_what_a_long_run_once_found_stays_repaired(seed, steps):

@@ -73,19 +73,33 @@ class ShadowDevice:
             self._copy(source, target)
         self._check_sources(plan)
         poisoned = self._choose(plan, faults)
-        failed: list[bool] = []
         if self.writes_first:
             for entry, bad in zip(plan.scheduled, poisoned, strict=True):
                 self._write(entry, bad)
-        for entry in plan.scheduled:
-            self._bind_lane(entry)
-            failed.append(not self._read(entry))
-            if failed[-1] and self.writes_first:
-                self._write(entry, True)
-        if not self.writes_first:
+        failed = [not self._read(entry) for entry in plan.scheduled]
+        if self.writes_first:
+            self._spread(plan, failed)
+        else:
             for i, entry in enumerate(plan.scheduled):
                 self._write(entry, poisoned[i] or failed[i])
         return self._answer(plan, [a or b for a, b in zip(poisoned, failed, strict=True)])
+
+    def _spread(self, plan: StepPlan, failed: list[bool]) -> None:
+        """From the second layer on, a row that read something not finite writes such things.
+
+        Whoever reads those in the same step, wherever it stands in it, fails with it.
+        """
+        new = [i for i, bad in enumerate(failed) if bad]
+        while new:
+            for i in new:
+                self._write(plan.scheduled[i], True)
+            new = [
+                i
+                for i, entry in enumerate(plan.scheduled)
+                if not failed[i] and not self._read(entry)
+            ]
+            for i in new:
+                failed[i] = True
 
     def _check_sources(self, plan: StepPlan) -> None:
         """A token the host does not know must come from the step just before."""
@@ -124,6 +138,7 @@ class ShadowDevice:
 
     def _read(self, entry: ScheduledSequence) -> bool:
         """Compare the context before the step; False = it holds something not finite."""
+        self._bind_lane(entry)
         life = self.life_of(entry.sequence.request.request_id)
         if not life.checked:
             life.checked = [[] for _ in self.windows]
