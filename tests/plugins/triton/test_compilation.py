@@ -333,8 +333,6 @@ def compiled(case: Case, arch: Arch) -> Any:
         constants["TILE"] = 32
     if "PTX" in function.arg_names:
         constants["PTX"] = not arch.small
-    if "PTX" in function.arg_names:
-        constants["PTX"] = not arch.small
     if "EARLY" in function.arg_names:
         constants["EARLY"] = not arch.small and arch.target[1] >= 90
     types = {**PLACES, **INTS, **WIDE, **SCALARS, **case.types}
