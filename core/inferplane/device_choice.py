@@ -42,7 +42,8 @@ def _named(
     for report in reports:
         if report.name == requested:
             if report.probe is None or not report.probe.ok:
-                raise DeviceUnavailableError(f"device {requested}: {_reason(report)}")
+                hint = _usable_instead(reports)
+                raise DeviceUnavailableError(f"device {requested}: {_reason(report)}; {hint}")
             return report
     if requested in failed:
         raise DeviceUnavailableError(
@@ -51,6 +52,14 @@ def _named(
     known = ", ".join(report.name for report in reports) or "none"
     broken = "".join(f"; plugin {name} failed: {why}" for name, why in failed.items())
     raise DeviceUnavailableError(f"no plugin offers device {requested!r} (known: {known}){broken}")
+
+
+def _usable_instead(reports: Sequence[DeviceReport]) -> str:
+    """The next step where the one that was asked for cannot be used."""
+    usable = [report.name for report in reports if report.probe is not None and report.probe.ok]
+    if not usable:
+        return "no other device is usable here: see inferplane plugins"
+    return f"usable here: {', '.join(f'--device {name}' for name in usable)}"
 
 
 def _reason(report: DeviceReport) -> str:

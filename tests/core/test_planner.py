@@ -144,6 +144,7 @@ def test_a_requested_device_that_is_absent_is_fatal_with_its_own_reason(make, mo
     with pytest.raises(DeviceUnavailableError, match="device absent: no card found") as fatal:
         run_planner(settings(model, "absent", "good", device="absent"))
     assert fatal.value.exit_code == 3
+    assert str(fatal.value).endswith("no card found; usable here: --device good")
 
 
 @pytest.mark.case("silent-cpu")
