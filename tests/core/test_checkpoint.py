@@ -414,6 +414,7 @@ def test_pickled_weights_are_refused_without_being_read(suffix: str, tmp_path: P
     assert not marker.exists()
 
 
+@pytest.mark.case("remote-code")
 def test_code_in_a_model_folder_is_never_imported(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     auto = {"AutoModelForCausalLM": "modeling.Own", "AutoConfig": "modeling.OwnConfig"}

@@ -91,6 +91,7 @@ async def test_an_engine_that_keeps_dying_is_given_up(launch) -> None:
             await client.wait_ready()
 
 
+@pytest.mark.case("silent-hang")
 @pytest.mark.case("killed-engine")
 async def test_a_stopped_engine_shows_as_stalled_and_is_replaced(launch) -> None:
     async with launch(null_plan(options=SLOW), Patience(stalled_s=0.5)) as client:
@@ -106,6 +107,7 @@ async def test_a_stopped_engine_shows_as_stalled_and_is_replaced(launch) -> None
         assert client.pid != first
 
 
+@pytest.mark.case("silent-hang")
 async def test_a_step_without_end_is_given_up_in_the_end(launch) -> None:
     plan = null_plan(options={"hang_token": "999"})
     async with launch(plan, Patience(stalled_s=0.2, hopeless_s=1.0)) as client:

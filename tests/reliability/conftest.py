@@ -7,6 +7,7 @@ the times promised there and records the figures.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -36,6 +37,7 @@ class Served:
         command = [sys.executable, "-m", "inferplane", "serve", str(folder), "--device", "null"]
         command += ["--plugins", "inferplane.testing.null", "--port", str(port)]
         command += ["--served-names", "tiny", "--max-model-len", "512", *given, *flags]
+        self.key = "authorization: Bearer k0\r\n" if "--api-key-file" in flags else ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True
@@ -89,7 +91,7 @@ class Served:
 
     async def metrics(self) -> dict[str, float]:
         """Values by name, series of one name added up; waits for the step under way."""
-        _, _, text = await self.ask("GET", "/metrics")
+        _, _, text = await self.ask("GET", "/metrics", headers=self.key)
         found: dict[str, float] = {}
         for line in text.decode().splitlines():
             if line and not line.startswith("#"):
@@ -161,18 +163,38 @@ def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def serve(served_folder: Path) -> Iterator[Callable[..., Served]]:
-    """Start servers; all have ended after the test."""
+def starting(folder: Path) -> Iterator[Callable[..., Served]]:
+    """What starts servers, until all are ended."""
     made: list[Served] = []
 
     def begin(*flags: str, **options: Any) -> Served:
-        made.append(Served(served_folder, *flags, **options))
+        made.append(Served(folder, *flags, **options))
         return made[-1]
 
     yield begin
     for one in made:
         one.stop()
+
+
+@pytest.fixture
+def serve(served_folder: Path) -> Iterator[Callable[..., Served]]:
+    """Start servers; all have ended after the test."""
+    yield from starting(served_folder)
+
+
+@pytest.fixture(scope="module")
+def serve_all(served_folder: Path) -> Iterator[Callable[..., Served]]:
+    """Start servers that all tests of a file share."""
+    yield from starting(served_folder)
+
+
+@pytest.fixture(scope="session")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten keys, k0 to k9, each its own text."""
+    path = tmp_path_factory.mktemp("keys") / "keys"
+    lines = (f"k{n} {hashlib.sha256(b'k%d' % n).hexdigest()} infer,metrics" for n in range(10))
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 @pytest.fixture

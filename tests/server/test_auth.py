@@ -132,6 +132,25 @@ def test_both_carriers_open(locked, header):
         assert client.get("/v1/models", headers={header: value}).status_code == 200
 
 
+@pytest.mark.case("other-methods")
+def test_each_route_takes_the_methods_it_declares_and_no_others(locked):
+    everything = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
+    declared: dict[str, set[str]] = {}
+    for path, methods, _ in routes_of(locked):
+        declared.setdefault(concrete(path), set()).update(methods)
+    with locked.client("master") as client:
+        for path, methods in declared.items():
+            for method in sorted(everything - methods - {"HEAD"}):
+                answer = client.request(method, path)
+                if path.startswith("/api/"):  # one route answers for all that dialect lacks
+                    assert answer.status_code in (404, 405), (method, path)
+                    continue
+                assert answer.status_code == 405, (method, path)
+                allowed = set(answer.headers["allow"].replace(" ", "").split(","))
+                assert allowed <= methods | {"HEAD"} and method not in allowed
+
+
+@pytest.mark.case("admin-exposed")
 def test_a_key_opens_its_scopes_alone(locked):
     with locked.client("worker") as client:
         refused = client.get("/metrics")
@@ -225,6 +244,7 @@ def test_listed_origins_may_call_and_their_preflight_needs_no_key(start):
         assert refused.headers["access-control-allow-origin"] == "https://ui.test"
 
 
+@pytest.mark.case("key-timing")
 def test_keys_are_compared_without_leaving_early():
     ring = KeyRing((INFER, MASTER, INFER))
     seen = []

@@ -348,6 +348,15 @@ def expected(live):
         return golden(client)
 
 
+@pytest.mark.case("bias-id-range")
+@pytest.mark.case("prompt-id-range")
+@pytest.mark.case("seed-range")
+@pytest.mark.case("empty-prompt")
+@pytest.mark.case("int-extremes")
+@pytest.mark.case("giant-text")
+@pytest.mark.case("template-kwargs")
+@pytest.mark.case("code-in-request")
+@pytest.mark.case("leaky-errors")
 @pytest.mark.case("fuzz-fields")
 @pytest.mark.parametrize("index", range(len(CASES)))
 def test_a_malformed_field_is_named_and_the_next_request_succeeds(http, expected, index):
@@ -403,6 +412,7 @@ def test_a_huge_n_is_refused_before_it_costs_anything(http, n):
     check_error(http.post(TEXT, json=many), "too_many_items", "prompt")
 
 
+@pytest.mark.case("other-methods")
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [

@@ -142,6 +142,7 @@ def test_accounts_of_keys_that_are_gone_are_forgotten():
     assert len(held._accounts) <= 4
 
 
+@pytest.mark.case("fairness")
 def test_the_server_keeps_a_key_to_its_limit_and_serves_the_others(start):
     server = start(api_keys=(key("one", concurrent=1), key("other")), options={"step_ms": "5"})
     server.wait_ready("other")

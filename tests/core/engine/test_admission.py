@@ -13,6 +13,8 @@ from inferplane.testing.null_engine import null_request
 FULL = Admission(NullPlatform.sampler, "acme", 100)
 
 
+@pytest.mark.case("allowed-id-width")
+@pytest.mark.case("bias-id-range")
 @pytest.mark.parametrize(
     ("field", "sampling"),
     [

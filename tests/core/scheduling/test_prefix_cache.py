@@ -258,6 +258,7 @@ def test_a_draft_head_that_needs_hidden_states_gets_one_block_less(make_blocks):
     assert blocks.manager.lookup(blocks.sequence(tokens(55))).tokens == 32
 
 
+@pytest.mark.case("hash-collision")
 def test_a_colliding_digest_is_no_hit_when_contents_are_checked(make_blocks):
     blocks = make_blocks(200, block=2, paranoid=True, digest=lambda data: bytes(32))
     for first in range(0, 40, 10):

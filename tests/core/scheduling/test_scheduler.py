@@ -308,6 +308,7 @@ def test_each_request_left_out_has_one_reason(bench):
     assert b.scheduler.counters.skipped[SkipReason.GRAMMAR] == 2
 
 
+@pytest.mark.case("never-fits")
 def test_requests_that_can_never_run_are_refused_at_once(bench):
     b = bench(pool=5, max_len=1000)
     with pytest.raises(RequestError) as too_long:

@@ -21,6 +21,7 @@ def deltas(tokenizer: Tokenizer, ids, prompt=(), skip=True, cut=lambda left: 1):
     return [*pieces, detokenizer.flush()]
 
 
+@pytest.mark.case("detokenizer")
 @pytest.mark.parametrize("skip", [True, False])
 def test_deltas_of_random_ids_join_to_the_text_decoded_at_once(any_tokenizer, skip):
     rng = random.Random(7)
@@ -69,6 +70,7 @@ def test_special_tokens_are_shown_only_on_demand(bytes_tokenizer):
     assert "".join(deltas(bytes_tokenizer, ids, skip=False)) == "the<|end|>"
 
 
+@pytest.mark.case("detok-crash")
 def test_ids_outside_the_vocabulary_have_no_text(bytes_tokenizer):
     ids = [bytes_tokenizer.vocab_size + 5, *bytes_tokenizer.encode("the"), 2**31 - 1]
     assert "".join(deltas(bytes_tokenizer, ids)) == "the"
