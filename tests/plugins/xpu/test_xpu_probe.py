@@ -1,5 +1,6 @@
 """What the XPU platform says of machines described on disk."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,10 @@ def test_the_shared_kernels_answer_and_steps_are_captured_only_when_asked() -> N
     asked = EngineConfig("m", options={"graphs": "on"})
     assert platform.shapes(asked, caps).buckets() != ()
     assert "off (default)" in caps.options["graphs"]
+
+
+def test_the_readme_counts_its_lines_right() -> None:
+    package = Path(str(find_spec("inferplane_xpu").submodule_search_locations[0]))  # type: ignore[union-attr, index]
+    lines = sum(len(file.read_text().splitlines()) for file in package.rglob("*.py"))
+    readme = (package.parent / "README.md").read_text()
+    assert f"how small new hardware is: {lines} lines of Python" in readme
