@@ -59,9 +59,12 @@ class InputBuilder:
         block_size: int,
         max_model_len: int,
         takes_any_shape: Callable[[Bucket], bool],
+        overlaps: bool = True,
     ) -> None:
-        """`takes_any_shape`: steps of this bucket go to their program unpadded."""
+        """`takes_any_shape`: steps of this bucket go to their program unpadded; `overlaps`: a step
+        may begin before the tokens of the one before it are on the host."""
         self._takes_any_shape = takes_any_shape
+        self._overlaps = overlaps
         self._parts = tuple(parts)
         self._shapes = shapes
         self._has_buckets = bool(shapes.buckets())
@@ -97,7 +100,7 @@ class InputBuilder:
         metas: Sequence[AttentionMeta],
     ) -> dict[str, Array]:
         arrays = {"token_ids": batch.token_ids, "positions": batch.positions}
-        if bucket is not None or (batch.token_source >= 0).any():
+        if self._overlaps and (bucket is not None or (batch.token_source >= 0).any()):
             arrays["token_source"] = batch.token_source
         if bucket is not None or not np.array_equal(rows, np.arange(len(batch.token_ids))):
             arrays["rows"] = rows  # an eager step that wants every row needs no selection

@@ -157,8 +157,9 @@ class StepPending:
         failed = None
         if "ids" in arrays:
             drawn_RW = arrays["ids"][: self.inputs.num_rows].reshape(-1, self.inputs.width)
-            failed = _failed(drawn_RW, self.inputs.batch)
-            drawn_RW = np.maximum(drawn_RW, 0)
+            if drawn_RW.min(initial=0) < 0:  # hardly ever
+                failed = _failed(drawn_RW, self.inputs.batch)
+                drawn_RW = np.maximum(drawn_RW, 0)
             if self.inputs.width > 1:
                 drawn_RW = _accept(drawn_RW, self.inputs)
         return StepResult(

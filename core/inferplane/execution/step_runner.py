@@ -56,12 +56,14 @@ class StepRunner:
         self._store = store
         cached = [part for part in attention.parts if part.spec.cached]
         self._kv = {name: store.layer(name) for part in cached for name in part.layers}
+        self._overlaps = context.caps.limits.async_steps > 0
         self._inputs = InputBuilder(
             attention.parts,
             context.shapes,
             attention.block_size,
             config.max_model_len,
             self.programs.takes_any_shape,
+            self._overlaps,
         )
         self._static = context.caps.static_shapes
         draws = "temperature" in context.caps.sampler.params
@@ -70,7 +72,6 @@ class StepRunner:
         if compiler is not None and self.compiles_draws:
             drawing = CompiledDraws(sample, compiler)
         self._results = ResultMaker(loaded, drawing, device, self._static)
-        self._overlaps = context.caps.limits.async_steps > 0
         widest = max((bucket.num_seqs for bucket in buckets), default=0)
         # the tokens drawn last, at an address that programs may know
         self._previous = torch.zeros(

@@ -17,11 +17,12 @@ __all__ = ["last_rows", "pad", "shape_of"]
 def shape_of(batch: StepBatch, block_size: int) -> StepShape:
     """The size of an unpadded step; `context_blocks` counts blocks of `block_size` tokens."""
     lens = batch.seq_lens
+    decodes = batch.num_decodes == len(lens) == len(batch.token_ids)
     return StepShape(
         num_tokens=len(batch.token_ids),
         num_seqs=len(lens),
         num_decodes=batch.num_decodes,
-        max_query=int(np.diff(batch.query_start).max(initial=0)),
+        max_query=1 if decodes else int(np.diff(batch.query_start).max(initial=0)),
         max_context=int(lens.max(initial=0)),
         context_blocks=int((-(-lens // block_size)).sum()),
     )

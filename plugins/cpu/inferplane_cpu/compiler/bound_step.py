@@ -55,7 +55,8 @@ class BoundStep:
         self._results = {name: self._getter(value) for name, value in results.items()}
 
     def run(self, kv: Mapping[str, object], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """One step; results are views of the program's buffers, valid until the next."""
+        """One step; results are views of the program's buffers, valid until the next; `ids` until
+        the one after it."""
         run = _Run(inputs)
         token_ids = _int32(self._token_ids(run))
         rows = inputs.get("rows") if self._rows is None else self._rows(run)
@@ -94,7 +95,7 @@ class BoundStep:
     def _view(self, columns: Columns, tail: tuple[int, ...] | None) -> _Get:
         place, per_sample = self._places[columns.node], columns.node.per_sample
         if place.buffer == IDS:
-            return lambda run: self._program.ids[: run.samples].clone()
+            return lambda run: self._program.ids[: run.samples]
         at = place.at + columns.at
         buffer = self._program.buffers[place.buffer][:, at : at + columns.width]
         if tail is None or len(tail) == 1:
@@ -124,4 +125,7 @@ def _varies(value: Any) -> bool:
 
 
 def _int32(tensor: Tensor) -> Tensor:
+    """Nearly always what it is already."""
+    if tensor.dtype is torch.int32 and tensor.is_contiguous():
+        return tensor
     return tensor.to(torch.int32).contiguous()

@@ -165,7 +165,7 @@ class NativeProgram:
         self._scratch = [torch.zeros(scratch, dtype=torch.uint8) for _ in range(threads)]
         self._shared = zero_rows(1, shared // 4 + 16)
         self._partials = torch.zeros(partials)
-        self.ids = torch.zeros(builder.max_samples, dtype=torch.int32)
+        self._drawn = [torch.zeros(builder.max_samples, dtype=torch.int32) for _ in range(2)]
         self._instructions = (Instruction * len(builder.instructions))(*builder.instructions)
         self._buffers = (Buffer * len(self.buffers))(
             *(Buffer(b.data_ptr(), b.stride(0)) for b in self.buffers)
@@ -186,8 +186,15 @@ class NativeProgram:
             tiles=int(self.machine.tiles),
         )
 
+    @property
+    def ids(self) -> Tensor:
+        """i32[most samples]: of each sampled row the best token, -1 where there is none."""
+        return self._drawn[0]
+
     def run(self, arrays: StepArrays) -> None:
-        """Execute; results lie in the buffers and, first R entries, `ids`."""
+        """Execute; results lie in the buffers and, first R entries, `ids`, which the next run
+        leaves alone."""
+        self._drawn.reverse()
         groups = (Group * max(1, len(arrays.tables)))(
             *(
                 Group(table.data_ptr(), table.shape[1], slots.data_ptr())

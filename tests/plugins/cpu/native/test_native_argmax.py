@@ -49,3 +49,18 @@ def test_a_row_that_is_not_finite_has_no_id(machine: Machine, value: float, plac
 
 def test_a_row_of_nothing_but_minus_infinity_has_no_id(machine: Machine) -> None:
     assert chosen(machine, torch.full((1, 32), -torch.inf)).tolist() == [-1]
+
+
+def test_the_next_run_leaves_the_ids_of_the_one_before(machine: Machine) -> None:
+    builder = ProgramBuilder(machine, 1, 1)
+    source = builder.buffer(32, per_sample=True)
+    builder.emit(Op.ARGMAX, src=source, n=32)
+    program = builder.build(1, 32)
+    none, one = torch.zeros(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    seen = []
+    for best in (3, 17):
+        program.buffers[source].zero_()
+        program.buffers[source][0, best] = 1.0
+        program.run(StepArrays(none, none, none, none, one, (), ()))
+        seen.append(program.ids)
+    assert [ids.tolist() for ids in seen] == [[3], [17]]
