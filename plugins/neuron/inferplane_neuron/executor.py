@@ -89,7 +89,7 @@ class NeuronExecutor(Executor):
         """Weights in the compute type, on the device. Raises ConfigError, ModelError."""
         settings = self._context.config
         checkpoint = open_checkpoint(Path(settings.model))
-        self._config = config = read_model_config(checkpoint, settings.dtype)
+        self._config = config = read_model_config(checkpoint, settings.dtype, settings.quantization)
         check_config(config)
         dtype, names = getattr(torch, config.dtype), weight_names(config)
         cores = range(self._driver.cores)

@@ -36,6 +36,8 @@ _GENERATIONS = {
 }
 """PCI device id -> generation; the vendor's network and disk functions are no chips."""
 _BLOCK_SIZE = 128
+_WIDENED = "gguf"
+"""The format whose blocks the core widens by itself."""
 _OPTIONS = {
     "kv": "blocks (default), which prompts with the same beginning share, or regions: one for each "
     "request, as long as max_model_len"
@@ -103,8 +105,14 @@ class Neuron(Platform):
             raise ConfigError(
                 f"neuron compiles {', '.join(_ARCHITECTURES)}, not {model.architecture}"
             )
-        if model.quantization:
-            raise ConfigError(f"neuron serves no {model.quantization} checkpoints yet")
+        changes = []
+        if model.quantization == _WIDENED and config.quantization != "none":
+            reason = "programs multiply no codes: blocks are widened while loading"
+            changes.append(Change("quantization", "none", reason))
+        elif model.quantization and model.quantization != _WIDENED:
+            raise ConfigError(
+                f"neuron serves no {model.quantization} checkpoints yet: take one of bfloat16"
+            )
         kv = config.options.get("kv", "blocks")
         if kv not in ("blocks", "regions"):
             raise ConfigError(f"option kv={kv!r}: it takes blocks or regions")
@@ -113,7 +121,9 @@ class Neuron(Platform):
         else:
             size = min(config.block_size or _BLOCK_SIZE, config.max_model_len)
             reason = "blocks of KV are shared by prompts that begin alike"
-        return () if config.block_size == size else (Change("block_size", size, reason),)
+        if config.block_size != size:
+            changes.append(Change("block_size", size, reason))
+        return tuple(changes)
 
     def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
         """One process for all cores that share the model, since the runtime belongs to one."""

@@ -34,10 +34,17 @@ def test_kv_is_in_blocks_or_regions_and_a_step_holds_a_chunk_of_a_prompt(
 def test_what_the_graph_does_not_compute_is_refused_with_what_it_does() -> None:
     with pytest.raises(ConfigError, match="compiles LlamaForCausalLM.*not Gemma3ForCausalLM"):
         PLATFORM.resolve(EngineConfig("m"), CAPS, replace(MODEL, architecture="Gemma3ForCausalLM"))
-    with pytest.raises(ConfigError, match="no gptq checkpoints"):
+    with pytest.raises(ConfigError, match="no gptq checkpoints yet: take one of bfloat16"):
         PLATFORM.resolve(EngineConfig("m"), CAPS, replace(MODEL, quantization="gptq"))
     with pytest.raises(ConfigError, match="'pages': it takes blocks or regions"):
         PLATFORM.resolve(EngineConfig("m", options={"kv": "pages"}), CAPS, MODEL)
+
+
+def test_blocks_of_gguf_are_widened_and_the_user_is_told() -> None:
+    model, config = replace(MODEL, quantization="gguf"), EngineConfig("m", block_size=128)
+    (change,) = PLATFORM.resolve(config, CAPS, model)
+    assert (change.key, change.value) == ("quantization", "none") and "widened" in change.reason
+    assert PLATFORM.resolve(replace(config, quantization="none"), CAPS, model) == ()
 
 
 def test_cores_that_share_a_model_are_one_process_which_takes_no_others() -> None:
