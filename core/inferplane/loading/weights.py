@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inferplane.errors import ModelError
+from inferplane.loading.heap import Heap
 
 __all__ = ["Assembly", "DummyKind", "HasWeights", "Place", "WeightTable", "dummy_weights"]
 
@@ -133,8 +134,9 @@ class WeightTable:
 
         `weights` may have a method `origin(name) -> str` that names the file.
         """
-        origin = getattr(weights, "origin", None)
+        origin, heap = getattr(weights, "origin", None), Heap()
         for stored, tensor in weights:
+            heap.passed(tensor.nbytes)
             where = f"{origin(stored)}: " if origin else ""
             name = self._name(stored)
             if name in self._group_of:
@@ -153,6 +155,7 @@ class WeightTable:
         self._check_complete(getattr(weights, "source", "the checkpoint"))
         for finish in self._finish:
             finish()
+        heap.release()
 
     def dummies(self, seed: int, device: str = "cpu") -> Iterator[tuple[str, Tensor]]:
         """Made-up tensors for every slot: the same for the same seed and name, on any device.

@@ -75,9 +75,13 @@ class Online(QuantFormat):
             )
         result = _empty(weight, scheme)
         step = max(1, _PIECE_ELEMENTS // max(weight.shape[1], 1))
+        # One buffer for all pieces: what is freed and taken again and again, a heap may not reuse.
+        buffer = torch.empty(
+            min(step, len(weight)), weight.shape[1], dtype=torch.float32, device=weight.device
+        )
         for row in range(0, weight.shape[0], step):
             rows = slice(row, row + step)
-            wide = weight[rows].float()
+            wide = buffer[: len(weight[rows])].copy_(weight[rows])
             low, high = torch.aminmax(wide)
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 raise ModelError(f"tensor {name!r} holds values that are not finite")
@@ -98,14 +102,15 @@ def _empty(weight: Tensor, scheme: QuantScheme) -> CanonicalWeight:
 
 
 def _fill(target: CanonicalWeight, wide: Tensor) -> None:
-    """Some rows, whose parts are views of the whole layer's."""
+    """Some rows, whose parts are views of the whole layer's; `wide` is used up."""
     if target.offsets is not None:
         _fill_steps(target.values, target.scales, target.offsets, wide)
         return
     is_fp8 = target.values.dtype == torch.float8_e4m3fn
     most = 448.0 if is_fp8 else 127.0
-    scales = (wide.abs().amax(1, keepdim=True) / most).clamp_min(_SMALLEST)
-    scaled = (wide / scales).clamp_(-most, most)
+    low, high = torch.aminmax(wide, dim=1, keepdim=True)
+    scales = (torch.maximum(-low, high) / most).clamp_min(_SMALLEST)
+    scaled = wide.div_(scales).clamp_(-most, most)
     target.values.copy_(scaled if is_fp8 else scaled.round_())
     target.scales.copy_(scales)
 
@@ -115,7 +120,7 @@ def _fill_steps(values: Tensor, scales: Tensor, offsets: Tensor, wide: Tensor) -
     groups = wide.view(-1, _GROUP)
     step, low = range_steps(groups)
     step.clamp_min_(_SMALLEST)
-    codes = (groups - low[:, None]).div_(step[:, None]).round_().clamp_(0, 15).sub_(8)
+    codes = groups.sub_(low[:, None]).div_(step[:, None]).round_().clamp_(0, 15).sub_(8)
     values.copy_(codes.view_as(wide))
     scales.copy_(step.view_as(scales))
     offsets.copy_((low + 8 * step).view_as(offsets))
