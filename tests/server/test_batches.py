@@ -96,6 +96,8 @@ def test_uploads_must_be_forms_that_can_be_read(http):
         assert answer.status_code == 400, data
     bare = http.post(FILES, content=b"x", headers={"content-type": "multipart/form-data"})
     assert bare.status_code == 400
+    packed = http.post(FILES, content=b"x", headers={**form, "content-encoding": "gzip"})
+    assert packed.status_code == 415
     without = http.post(FILES, data={"purpose": "batch"}, files={"other": b"x"})
     assert without.json()["error"]["param"] == "file"
 

@@ -1,5 +1,7 @@
 """Whatever is wrong with a request, the answer is a 4xx that names the field; nothing breaks."""
 
+import gzip
+
 import pytest
 
 CHAT = "/v1/chat/completions"
@@ -390,6 +392,23 @@ def test_another_content_type_is_refused_with_the_header_to_send(http, kind):
     check_error(response, "unsupported_media_type")
     assert response.status_code == 415
     assert "application/json" in response.json()["error"]["hint"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
+def test_a_compressed_body_is_refused_before_it_is_read(http, coding):
+    content = gzip.compress(b'{"model": "tiny", "prompt": "a"}')
+    headers = {"content-type": "application/json", "content-encoding": coding}
+    response = http.post(TEXT, content=content, headers=headers)
+    check_error(response, "unsupported_media_type")
+    assert response.status_code == 415
+    assert response.headers["accept-encoding"] == "identity"
+    assert "uncompressed" in response.json()["error"]["hint"]
+
+
+def test_a_body_may_say_that_it_is_not_compressed(http):
+    headers = {"content-type": "application/json", "content-encoding": "identity"}
+    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 1}'
+    assert http.post(TEXT, content=body, headers=headers).status_code == 200
 
 
 def test_all_problems_of_a_body_come_at_once(http):

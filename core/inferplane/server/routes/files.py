@@ -17,6 +17,7 @@ from inferplane.server.answers.frames import encode
 from inferplane.server.context import ServerContext
 from inferplane.server.errors import ApiError
 from inferplane.server.routing import ScopedRoute
+from inferplane.server.schema.body import check_coding
 from inferplane.server.schema.query import page_of, query_choice
 from inferplane.server.stored.files import StoredFile, StoredFiles, TooMuch
 
@@ -88,6 +89,7 @@ class _Room:
                 "files come as a form",
                 hint="send multipart/form-data with file and purpose",
             )
+        check_coding(request)
         parser = MultiPartParser(
             request.headers, self._bounded(request), max_files=1, max_fields=8, max_part_size=65536
         )

@@ -11,7 +11,7 @@ from inferplane.server.errors import ApiError
 from inferplane.server.schema.fields import Structure
 from inferplane.server.schema.report import Report
 
-__all__ = ["check_body", "parse_json", "read_body"]
+__all__ = ["check_body", "check_coding", "parse_json", "read_body"]
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -44,6 +44,24 @@ def _check_type(request: Request) -> None:
             "the body must be JSON, declared as such",
             hint="send the header content-type: application/json",
         )
+    check_coding(request)
+
+
+def check_coding(request: Request) -> None:
+    """Bodies come as they are: a small packed one may be gigabytes unpacked, beyond every limit.
+
+    Raises ApiError `unsupported_media_type`, which says what is taken (RFC 9110, 15.5.16).
+    """
+    coding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
+    if coding in ("", "identity"):
+        return
+    error = ApiError.of(
+        "unsupported_media_type",
+        f"content-encoding {coding[:40]!r} is not read",
+        hint="send the body uncompressed, without the header content-encoding",
+    )
+    error.headers = {"accept-encoding": "identity"}
+    raise error
 
 
 def _too_large(max_bytes: int) -> ApiError:
