@@ -59,7 +59,7 @@ async def one_client(server, wire, rng) -> None:
 @pytest.mark.case("abort-leak")
 @pytest.mark.case("resource-shutdown")
 def test_disconnect_storm(serve, wire, rng, record, full, until) -> None:
-    count, at_once = (REQUESTS, 64) if full else (200, 32)
+    count, at_once = (REQUESTS, 64) if full else (1000, 32)
     server = serve("--max-num-seqs", "16", "--max-waiting", "400", step_ms="1", check="0")
     asyncio.run(storm(server, wire, rng, record, full, until, count, at_once))
 

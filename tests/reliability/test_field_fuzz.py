@@ -76,7 +76,7 @@ def cases(count: int, rng) -> list[tuple[str, bytes]]:
 @pytest.mark.case("tiny-temperature")
 def test_field_fuzz(serve, rng, record, full, until) -> None:
     server = serve("--max-num-seqs", "32", "--max-waiting", "1000", check="0")
-    asyncio.run(fuzz(server, cases(5000 if full else 800, rng), record, full, until))
+    asyncio.run(fuzz(server, cases(5000, rng), record, full, until))
 
 
 async def fuzz(server, todo: list[tuple[str, bytes]], record, full, until) -> None:

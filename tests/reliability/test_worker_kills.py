@@ -96,7 +96,7 @@ async def one_round(server, rng, kills: int) -> tuple[list[str], list[float]]:
 @pytest.mark.case("worker-death")
 @pytest.mark.case("killed-engine")
 def test_worker_kills(serve, rng, record, full, until) -> None:
-    rounds, kills = (25, 4) if full else (1, 2)
+    rounds, kills = (25, 4) if full else (2, 3)
     outcomes: list[str] = []
     seconds: list[float] = []
     for _ in range(rounds):  # a server gives up after five deaths within ten minutes

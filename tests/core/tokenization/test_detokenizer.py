@@ -25,7 +25,7 @@ def deltas(tokenizer: Tokenizer, ids, prompt=(), skip=True, cut=lambda left: 1):
 @pytest.mark.parametrize("skip", [True, False])
 def test_deltas_of_random_ids_join_to_the_text_decoded_at_once(any_tokenizer, skip):
     rng = random.Random(7)
-    for _ in range(1500):
+    for _ in range(2400):
         ids = [rng.randrange(any_tokenizer.vocab_size) for _ in range(rng.randrange(1, 30))]
         pieces = deltas(any_tokenizer, ids, skip=skip, cut=lambda left: rng.randint(1, 4))
         assert "".join(pieces) == any_tokenizer.decode(ids, skip)
