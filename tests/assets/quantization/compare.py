@@ -4,7 +4,8 @@ python compare.py FOLDER [--device NAME] [--kernels reference]
 
 FOLDER is what make_checkpoints.py filled. Prints a row for each checkpoint and ends with 1 where
 one is beyond the limits: those of the kit for quantised layers under forced tokens, or twice what
-the tool's own result moves when its input moves by a millionth; and 1 % of perplexity.
+the tool's own result moves when its input moves by a millionth; and 1 % of perplexity, or twice the
+standard error that such movements have over the text.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Comparison:
     own_same_best: float
     kernels: Mapping[str, int]
     """Name of a quantised linear kernel -> kinds of layers it serves."""
+    num_tokens: int
 
     @property
     def row(self) -> str:
@@ -56,12 +58,15 @@ class Comparison:
     def fault(self) -> str:
         """What is beyond its limit; "" = nothing."""
         off = abs(self.perplexity / self.theirs - 1)
+        # Of a normal spread: its deviation is 1.25 times its mean magnitude.
+        chance = 2 * 1.25 * self.own_delta / math.sqrt(self.num_tokens)
+        near = max(PERPLEXITY, chance)
         most = max(MEAN_DELTA, 2 * self.own_delta)
         least = min(SAME_BEST, 1 - 2 * (1 - self.own_same_best))
         checks = (
             (self.mean_delta <= most, f"mean delta {self.mean_delta:.4f} > {most:.4f}"),
             (self.same_best >= least, f"same best {self.same_best:.3f} < {least:.3f}"),
-            (off <= PERPLEXITY, f"perplexity off by {off:.2%} > {PERPLEXITY:.0%}"),
+            (off <= near, f"perplexity off by {off:.2%} > {near:.1%}"),
         )
         return ", ".join(told for holds, told in checks if not holds)
 
@@ -88,6 +93,7 @@ def compare(folder: Path, **settings: object) -> Comparison:
         own_delta=reference["own_delta"],
         own_same_best=reference["own_same_best"],
         kernels=kernels,
+        num_tokens=len(rows),
     )
 
 
