@@ -13,6 +13,7 @@ from inferplane.interfaces import (
     Change,
     DeviceRuntime,
     EngineConfig,
+    GraphCompiler,
     ModelShape,
     Probe,
     WorkerContext,
@@ -23,6 +24,10 @@ from inferplane_triton.gpu.platform import TorchGpu, gpu_capabilities, visible_d
 __all__ = ["Cuda"]
 
 _OLDEST = (7, 5)
+_ONE_KERNEL = (
+    "on (default): a captured step of one token is one kernel that stays on the device, where the "
+    "model's ops allow it; off: a kernel an op"
+)
 _MEMORY = (
     "cached (default): in torch's own cache; pages: weights and KV on pages that sleep can give "
     "back"
@@ -72,7 +77,11 @@ class Cuda(TorchGpu):
             ("bfloat16", "float16", "float32") if wide else ("float16", "float32"),
             "e4m3fn" if generation >= 89 else "none",
         )
-        return replace(shared, options={**shared.options, "memory": _MEMORY})
+        return replace(
+            shared,
+            prefer={**shared.prefer, "attention": ("cuda", "triton")},
+            options={**shared.options, "memory": _MEMORY, "one_kernel": _ONE_KERNEL},
+        )
 
     def resolve(
         self, config: EngineConfig, caps: Capabilities, model: ModelShape
@@ -83,7 +92,18 @@ class Cuda(TorchGpu):
             raise ConfigError(f"option memory={value!r} of device cuda: it takes cached or pages")
         if value == "pages" and (missing := _sdk.BINDINGS.problem()):
             raise ConfigError(f"option memory='pages' of device cuda: {missing}")
+        if (value := config.options.get("one_kernel", "on")) not in ("on", "off"):
+            raise ConfigError(f"option one_kernel={value!r} of device cuda: it takes on or off")
         return super().resolve(config, caps, model)
+
+    def create_compiler(
+        self, context: WorkerContext, device: DeviceRuntime
+    ) -> GraphCompiler | None:
+        if context.config.options.get("one_kernel") == "off" or not context.shapes.buckets():
+            return super().create_compiler(context, device)
+        from inferplane_cuda.persistent.compiler import StepGraphs  # torch stays out of the planner
+
+        return StepGraphs(device)
 
     def worker_env(self, config: EngineConfig, rank: int) -> Mapping[str, str]:
         """Segments that grow in place: no fragmentation between prompts of all lengths."""

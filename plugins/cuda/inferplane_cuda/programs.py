@@ -26,15 +26,19 @@ Argument = torch.Tensor | int | None
 class Program:
     """The functions of one source under one set of definitions, on the current device."""
 
-    def __init__(self, package: str, names: Sequence[str], defined: Mapping[str, int]) -> None:
+    def __init__(
+        self, package: str, names: Sequence[str], defined: Mapping[str, int], own: bool = False
+    ) -> None:
         """Compile the files `names` of `package`, one after another as one source.
 
-        Raises DeviceError with the compiler's words.
+        `own`: with the instructions that this generation alone has. Raises DeviceError with the
+        compiler's words.
         """
         driver: Any = import_module("cuda.bindings.driver")
         major, minor = torch.cuda.get_device_capability()
         source = read_source(package, names)
-        machine_code = compile_source(source, names[-1], defined, f"sm_{major}{minor}")
+        arch = f"sm_{major}{minor}{'a' if own else ''}"
+        machine_code = compile_source(source, names[-1], defined, arch)
         torch.cuda.synchronize()  # the device's context exists from here on
         self._driver = driver
         self._module = _ask(driver.cuModuleLoadData(machine_code), "loading")

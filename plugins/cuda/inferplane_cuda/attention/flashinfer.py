@@ -28,6 +28,7 @@ from inferplane.interfaces import (
 )
 from inferplane.shapes import pad
 from inferplane_cuda.attention.flashinfer_modules import Modules, package_problem
+from inferplane_cuda.persistent.tape import settle
 from inferplane_triton.gpu.paging import list_blocks, write_tokens
 
 __all__ = ["FlashInferAttention"]
@@ -199,6 +200,7 @@ class FlashInferAttention(AttentionBackend):
     ) -> Tensor:
         """q[T,N,H], k[T,K,H], v[T,K,H] -> [T,N,H]; keys and values lie in [B,S,K,H]."""
         step, handle = cast(_Step, meta.host), cast(PagedKV, kv)
+        settle()
         self._list_blocks(step, meta)
         step()
         if k is not None and v is not None:

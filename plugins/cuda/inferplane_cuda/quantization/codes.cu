@@ -13,7 +13,7 @@
 //   chunk a lane has the neighbours 16t .. 16t+15, the first half in unit 0.
 //
 // Fixed while compiling (-D):
-//   CODES    4: int4, 8: int8, 7: fp8 e4m3
+//   CODES    4: int4, 8: int8, 7: fp8 e4m3, 16: no codes, but weights in 16 bits
 //   INPUT    0: x in 16 bits meets codes widened to 16 bits
 //            1: x in 16 bits is rounded to the codes' type on the way, by a scale a row
 //            2: x has been rounded before
@@ -31,7 +31,7 @@ typedef unsigned short u16;
 typedef unsigned char u8;
 typedef long long i64;
 
-constexpr int WORDS = CODES == 4 ? 4 : 8;  // 32-bit words a lane holds of a chunk and tile
+constexpr int WORDS = CODES == 4 ? 4 : CODES == 16 ? 16 : 8;  // 32-bit ones of a lane, chunk and tile
 constexpr bool WIDE = INPUT == 0;
 constexpr int SETS = MT * NT > 2 ? 1 : 2;  // of sums: with two, one barrier a tile will do
 constexpr int PARTS = GROUP == 0 ? 0 : GROUP == 32 ? 2 : 1;  // scales of an output in a chunk
@@ -41,9 +41,11 @@ constexpr int SLOT = MT * LOADS * 32 + PARTS * KINDS * 8;  // 16-byte pieces of 
 constexpr int KEPT = 8;  // times 8 inputs a thread, of a row that is rounded on the way
 constexpr int STRIDE = WARPS * 64;      // inputs from one chunk of a warp to its next
 static_assert(GROUP == 0 || STRIDE % GROUP == 0, "a warp's chunks lie whole groups apart");
-static_assert(GROUP == 0 || MT == 2, "scales of 32 outputs lie together");
 
 struct Codes { u32 w[WORDS]; };
+
+template <typename A, typename B> constexpr bool is_same = false;
+template <typename A> constexpr bool is_same<A, A> = true;
 
 __device__ __forceinline__ u32 place_of(const void* shared) {
   return static_cast<u32>(__cvta_generic_to_shared(shared));
@@ -76,16 +78,14 @@ __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
 }
 
 // Eight nibbles, code + 8: nibbles i and i + 4 are the halves of register i of a 16 x 16 tile. A
-// nibble in the low bits of 128 (bfloat16) or 1024 (float16) adds exactly its value.
+// nibble in the low bits of 128 (bfloat16) or 1024 (float16) adds exactly its value; what is too
+// much, BEYOND, is taken back with the sum of x.
+constexpr float BEYOND = HALF ? 1032.0f : 136.0f;
+
 __device__ __forceinline__ void widen4(u32 w, u32 (&a)[4]) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-#if HALF
-    a[i] = fma2(both(w >> (4 * i), 0x000f000fu, 0x64006400u), 0x3c003c00u, 0xe408e408u);
-#else
-    a[i] = fma2(both(w >> (4 * i), 0x000f000fu, 0x43004300u), 0x3f803f80u, 0xc308c308u);
-#endif
-  }
+  for (int i = 0; i < 4; ++i)
+    a[i] = both(w >> (4 * i), 0x000f000fu, HALF ? 0x64006400u : 0x43004300u);
 }
 
 // Four codes of one output -> two registers.
@@ -159,14 +159,21 @@ __device__ __forceinline__ u16 narrow(float f) {
   return bits;
 }
 
+// x / scale, rounded once: the product with the reciprocal, corrected by what is left.
+__device__ __forceinline__ float divide(float x, float scale, float inverse) {
+  const float q = x * inverse;
+  return fmaf(fmaf(-q, scale, x), inverse, q);
+}
+
 // Eight values of x in 16 bits, rounded to eight codes.
 __device__ __forceinline__ uint2 round8(uint4 x, float scale) {
   u32 v[4] = {x.x, x.y, x.z, x.w}, out[2];
+  const float inverse = __fdividef(1.0f, scale);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float a = __fdiv_rn(wide(v[2 * i]), scale), b = __fdiv_rn(wide(v[2 * i] >> 16), scale);
-    const float c = __fdiv_rn(wide(v[2 * i + 1]), scale);
-    const float d = __fdiv_rn(wide(v[2 * i + 1] >> 16), scale);
+    const float a = divide(wide(v[2 * i]), scale, inverse), b = divide(wide(v[2 * i] >> 16), scale, inverse);
+    const float c = divide(wide(v[2 * i + 1]), scale, inverse);
+    const float d = divide(wide(v[2 * i + 1] >> 16), scale, inverse);
 #if CODES == 8
     int q[4] = {__float2int_rn(a), __float2int_rn(b), __float2int_rn(c), __float2int_rn(d)};
     u32 r = 0;
@@ -184,13 +191,22 @@ __device__ __forceinline__ uint2 round8(uint4 x, float scale) {
 }
 
 
+// All threads meet, or the first WORKERS of them where a block has others beside.
+__device__ __forceinline__ void meet() {
+#ifdef WORKERS
+  asm volatile("bar.sync 1, %0;" :: "n"(WORKERS) : "memory");
+#else
+  __syncthreads();
+#endif
+}
+
 // The largest of what all threads of the block have; `parts` may be used again at once.
 __device__ __forceinline__ float largest_of_block(float v, float* parts) {
 #pragma unroll
   for (int s = 16; s; s >>= 1) v = fmaxf(v, __shfl_xor_sync(~0u, v, s));
-  __syncthreads();  // who came before has been read
+  meet();  // who came before has been read
   if (!(threadIdx.x & 31)) parts[threadIdx.x >> 5] = v;
-  __syncthreads();
+  meet();
 #pragma unroll
   for (int w = 0; w < WARPS; ++w) v = fmaxf(v, parts[w]);
   return v;
@@ -224,6 +240,9 @@ __device__ __forceinline__ void add_unit(const Codes& codes, int unit, const Fra
       u32 a[4];
 #if CODES == 4
       widen4(codes.w[2 * unit + j], a);
+#elif CODES == 16
+      const u32* w = codes.w + 8 * unit + 2 * j;  // of output g, and four words on of g + 8
+      a[0] = w[0], a[1] = w[4], a[2] = w[1], a[3] = w[5];
 #else
       widen8(codes.w[4 * unit + 2 * j], a[0], a[2]);
       widen8(codes.w[4 * unit + 2 * j + 1], a[1], a[3]);
@@ -233,11 +252,96 @@ __device__ __forceinline__ void add_unit(const Codes& codes, int unit, const Fra
         multiply(acc[n], a, f[n].b[WIDE ? 2 * j : 0], f[n].b[WIDE ? 2 * j + 1 : 1]);
     }
   } else {
-#if CODES != 4
+#if CODES < 16 && CODES != 4
     const u32 a[4] = {codes.w[2 * unit], codes.w[4 + 2 * unit], codes.w[2 * unit + 1],
                       codes.w[5 + 2 * unit]};
 #pragma unroll
     for (int n = 0; n < NT; ++n) multiply(acc[n], a, f[n].b[0], f[n].b[1]);
+#endif
+  }
+}
+
+// A lane's codes of a chunk in flight.
+__device__ __forceinline__ Codes codes_of(const uint4* slot, int m) {
+  Codes codes;
+#pragma unroll
+  for (int i = 0; i < LOADS; ++i) {
+    const uint4 v = slot[(m * LOADS + i) * 32 + (threadIdx.x & 31)];
+    codes.w[4 * i] = v.x, codes.w[4 * i + 1] = v.y;
+    codes.w[4 * i + 2] = v.z, codes.w[4 * i + 3] = v.w;
+  }
+  return codes;
+}
+
+// The sums of x where nobody has them: the matrix instructions add them up.
+struct SumsOfProduct {};
+
+// One chunk: tiles of codes times the rows of x. `row(m, unit, n)` gives x's fragments, which are the
+// same for every tile m if ALIKE; `kind(m, part)` points at this lane's scale of a group (GROUP), 8
+// on is that of output g + 8, and KIND on its offset. `sum(m, part)`: of the only row of x, over
+// what shares a scale within the chunk.
+template <int KIND, int TILES, bool ALIKE, typename Row, typename Scale, typename Sum = SumsOfProduct>
+__device__ __forceinline__ void add_chunk(const Codes (&now)[TILES], const Scale& kind,
+                                          const Row& row, float (&acc)[TILES][NT][4],
+                                          const Sum& sum = Sum()) {
+  constexpr int ROWS = ALIKE ? 1 : TILES;
+  constexpr bool ADDS = (OFFSET || CODES == 4) && is_same<Sum, SumsOfProduct>;
+#if GROUP
+  float part[TILES][NT][4] = {};
+  float plain[ROWS][NT][4] = {};
+#else
+  float (&part)[TILES][NT][4] = acc;
+#endif
+#pragma unroll
+  for (int unit = 0; unit < 2; ++unit) {
+    Fragments f[ROWS][NT];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+      for (int n = 0; n < NT; ++n) f[r][n] = row(r, unit, n);
+#pragma unroll
+    for (int m = 0; m < TILES; ++m) add_unit(now[m], unit, f[ALIKE ? 0 : m], part[m]);
+#if GROUP
+    if constexpr (ADDS) {
+      const u32 one = HALF ? 0x3c003c00u : 0x3f803f80u;
+      const u32 ones[4] = {one, one, one, one};
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int n = 0; n < NT; ++n) {
+          multiply(plain[r][n], ones, f[r][n].b[0], f[r][n].b[1]);
+          multiply(plain[r][n], ones, f[r][n].b[WIDE ? 2 : 0], f[r][n].b[WIDE ? 3 : 1]);
+        }
+    }
+    if (PARTS == 2 || unit == 1) {
+#pragma unroll
+      for (int m = 0; m < TILES; ++m) {
+        const auto k = kind(m, PARTS == 2 ? unit : 0);
+        const float low = k[0], high = k[8];
+        if constexpr (!is_same<Sum, SumsOfProduct>) {
+          const float known = sum(m, PARTS == 2 ? unit : 0);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) plain[ALIKE ? 0 : m][0][i] = known;
+        }
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float x = plain[ALIKE ? 0 : m][n][i];
+            float value = part[m][n][i];
+            if (CODES == 4) value -= BEYOND * x;
+            acc[m][n][i] += value * (i < 2 ? low : high);
+            if (OFFSET) acc[m][n][i] += x * (i < 2 ? k[KIND] : k[KIND + 8]);
+            part[m][n][i] = 0.0f;
+          }
+      }
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) plain[r][n][i] = 0.0f;
+    }
 #endif
   }
 }

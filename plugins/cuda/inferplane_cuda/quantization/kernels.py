@@ -24,6 +24,9 @@ from inferplane.interfaces import (
     Reasons,
 )
 from inferplane.ops.reference.quantize import quantize_activation, quantize_with
+from inferplane_cuda.persistent.instructions import Matrix, Weights
+from inferplane_cuda.persistent.launcher import longest_row
+from inferplane_cuda.persistent.tape import tape_for
 from inferplane_cuda.programs import compiler_problem
 from inferplane_cuda.quantization import packing, stream
 from inferplane_triton.quantization.int8 import Int8Activations
@@ -85,6 +88,8 @@ class StreamedWeights(QuantKernel):
         if "order" in packed:
             x = x.index_select(1, packed["order"])
         outputs, inputs = self._site.out_features, self._site.in_features
+        if len(x) == 1 and inputs <= longest_row() and (tape := tape_for(x)) is not None:
+            return tape.matrix(x, _noted(self._variant, packed, outputs, inputs, bias))
         if len(x) > _WIDENED_ROWS:
             weights = stream.widen(self._variant, packed, outputs, inputs, x.dtype)
             return F.linear(x, weights, bias)
@@ -126,6 +131,8 @@ class _StreamedRounded(QuantKernel):
         if rows > _SCALED_ROWS:
             return self._product.apply(x, packed, bias)
         outputs, given = self._site.out_features, packed.get("input_scale")
+        if rows == 1 and inputs <= longest_row() and (tape := tape_for(x)) is not None:
+            return tape.matrix(x, _noted(self._variant, packed, outputs, inputs, bias, given))
         if rows <= _FUSED_ROWS and stream.fits(self._variant, rows, inputs):
             return stream.stream(self._variant, _readable(x), packed, outputs, bias, x.dtype, given)
         q, scales = self._round(x, given)
@@ -156,6 +163,22 @@ class StreamedInt8(_StreamedRounded):
         if given is None:
             return quantize_activation(x, "int8_token")
         return quantize_with(x, given, "int8"), given.float().expand(len(x)).contiguous()
+
+
+def _noted(
+    variant: stream.Variant,
+    packed: Mapping[str, Tensor],
+    outputs: int,
+    inputs: int,
+    bias: Tensor | None,
+    given: Tensor | None = None,
+) -> Matrix:
+    """The matrix as the tape of a one-token step takes it."""
+    weights = Weights(
+        variant.CODES, variant.INPUT, variant.HALF, variant.GROUP, variant.OFFSET, variant.GIVEN
+    )
+    scales, offsets = packed["scales"], packed.get("offsets")
+    return Matrix(weights, packed["codes"], outputs, inputs, scales, offsets, bias, given)
 
 
 def _common_reasons(site: LinearSite) -> list[str]:

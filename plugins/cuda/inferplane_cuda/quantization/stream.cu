@@ -1,5 +1,7 @@
 // The product. `codes.cu` says what is meant and comes first.
 
+static_assert(GROUP == 0 || MT == 2, "scales of 32 outputs lie together");
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 1 ? 2 : 1)
 stream(const void* x, const uint4* codes, const float* scales, const float* offsets,
        const float* x_scales, const u16* bias, u16* out, int rows, int outputs, int inputs,
@@ -148,72 +150,6 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
   ask_scale();
 #endif
 
-  const auto add_chunk = [&](const uint4* slot) {
-    Codes now[MT];
-#pragma unroll
-    for (int m = 0; m < MT; ++m)
-#pragma unroll
-      for (int i = 0; i < LOADS; ++i) {
-        const uint4 v = slot[(m * LOADS + i) * 32 + lane];
-        now[m].w[4 * i] = v.x, now[m].w[4 * i + 1] = v.y;
-        now[m].w[4 * i + 2] = v.z, now[m].w[4 * i + 3] = v.w;
-      }
-#if GROUP
-    const float* kinds = reinterpret_cast<const float*>(slot + MT * LOADS * 32) + g;
-    float part[MT][NT][4] = {};
-#if OFFSET
-    float plain[NT][4] = {};
-#endif
-#else
-    float (&part)[MT][NT][4] = acc;
-#endif
-#pragma unroll
-    for (int unit = 0; unit < 2; ++unit) {
-      Fragments f[NT];
-#pragma unroll
-      for (int n = 0; n < NT; ++n) f[n] = x_at(column + unit * (WIDE ? 32 : 8), n);
-#pragma unroll
-      for (int m = 0; m < MT; ++m) add_unit(now[m], unit, f, part[m]);
-#if OFFSET
-      const u32 one = HALF ? 0x3c003c00u : 0x3f803f80u;
-      const u32 ones[4] = {one, one, one, one};  // the sums of x
-#pragma unroll
-      for (int n = 0; n < NT; ++n) {
-        multiply(plain[n], ones, f[n].b[0], f[n].b[1]);
-        multiply(plain[n], ones, f[n].b[WIDE ? 2 : 0], f[n].b[WIDE ? 3 : 1]);
-      }
-#endif
-#if GROUP
-      if (PARTS == 2 || unit == 1) {
-        const float* k = kinds + (PARTS == 2 ? unit : 0) * KINDS * 32;
-#pragma unroll
-        for (int m = 0; m < MT; ++m) {
-          const float low = k[16 * m], high = k[16 * m + 8];
-#if OFFSET
-          const float low_more = k[16 * m + 32], high_more = k[16 * m + 40];
-#endif
-#pragma unroll
-          for (int n = 0; n < NT; ++n)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              acc[m][n][i] += part[m][n][i] * (i < 2 ? low : high);
-#if OFFSET
-              acc[m][n][i] += plain[n][i] * (i < 2 ? low_more : high_more);
-#endif
-              part[m][n][i] = 0.0f;
-            }
-        }
-#if OFFSET
-#pragma unroll
-        for (int n = 0; n < NT; ++n)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) plain[n][i] = 0.0f;
-#endif
-      }
-#endif
-    }
-  };
-
   // All warps' parts of the tile, added up.
   const auto finish = [&]() {
 #pragma unroll
@@ -255,7 +191,15 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
   while (current < tiles) {
     asm volatile("cp.async.wait_group %0;" :: "n"(DEPTH - 1) : "memory");
     __syncwarp();  // scales were fetched by other lanes
-    if (warp < chunks) add_chunk(slot);
+    if (warp < chunks) {
+      Codes codes[MT];
+#pragma unroll
+      for (int m = 0; m < MT; ++m) codes[m] = codes_of(slot, m);
+      const auto row = [&](int, int unit, int n) { return x_at(column + unit * (WIDE ? 32 : 8), n); };
+      const float* kinds = reinterpret_cast<const float*>(slot + MT * LOADS * 32) + g;
+      const auto kind = [&](int m, int part) { return kinds + part * KINDS * 32 + 16 * m; };
+      add_chunk<32, MT, true>(codes, kind, row, acc);
+    }
     fetch(const_cast<uint4*>(slot));
     slot = slot == slots + (DEPTH - 1) * SLOT ? slots : slot + SLOT;
     column += STRIDE;

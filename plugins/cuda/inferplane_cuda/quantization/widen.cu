@@ -2,6 +2,8 @@
 
 #if INPUT == 0
 // The weights in 16 bits, out[O, I]: lane by lane what `stream` would multiply.
+constexpr float ABOVE = CODES == 4 ? BEYOND : 0.0f;  // of each widened code
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 widen(const uint4* codes, const float* scales, const float* offsets, u16* out, int outputs,
       int inputs) {
@@ -46,8 +48,8 @@ widen(const uint4* codes, const float* scales, const float* offsets, u16* out, i
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const u32 pair = a[i >> 1][half + 2 * (i & 1)];
-        words[i] = u32(narrow(wide(pair) * scale + more)) |
-                   u32(narrow(wide(pair >> 16) * scale + more)) << 16;
+        words[i] = u32(narrow((wide(pair) - ABOVE) * scale + more)) |
+                   u32(narrow((wide(pair >> 16) - ABOVE) * scale + more)) << 16;
       }
       *reinterpret_cast<uint4*>(out + i64(output) * inputs + column + 8 * t) =
           make_uint4(words[0], words[1], words[2], words[3]);
