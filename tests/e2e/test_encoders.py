@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ SIZES = {
 }
 FAMILIES = {"Bert": 2, "Roberta": 1, "XLMRoberta": 1}
 """Family -> kinds of segments."""
+
+
+ENCODERS = [
+    "native",
+    pytest.param(
+        "onnx",
+        marks=pytest.mark.skipif(
+            find_spec("onnxruntime") is None or find_spec("onnx") is None,
+            reason="needs pip install 'inferplane-cpu[onnx]'",
+        ),
+    ),
+]
+"""Who computes: values of the option `encoder`."""
 
 
 def write_tokenizer(folder: Path, second: int) -> None:
@@ -88,11 +102,14 @@ def load(folder: Path, **settings: Any) -> LLM:
     return LLM(str(folder), device="cpu", dtype="float32", **settings)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_vectors_of_a_batch_are_those_of_each_text_alone(family: str, tmp_path: Path) -> None:
+def test_vectors_of_a_batch_are_those_of_each_text_alone(
+    family: str, encoder: str, tmp_path: Path
+) -> None:
     reference = write(tmp_path, f"{family}Model")
-    with load(tmp_path) as llm:
+    with load(tmp_path, options={"encoder": encoder}) as llm:
         assert llm.plan.tasks == ("embed", "score")
         got = [one.vector for one in llm.embed(TEXTS, normalize=False)]
     for vector, text in zip(got, TEXTS, strict=True):
@@ -100,13 +117,16 @@ def test_vectors_of_a_batch_are_those_of_each_text_alone(family: str, tmp_path: 
         np.testing.assert_allclose(vector, hidden.mean(0), atol=2e-5)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("mode, row", [("cls_token", 0), ("lasttoken", -1)])
 @torch.inference_mode()
-def test_files_decide_on_pooling_and_length(mode: str, row: int, tmp_path: Path) -> None:
+def test_files_decide_on_pooling_and_length(
+    mode: str, row: int, encoder: str, tmp_path: Path
+) -> None:
     reference = write(tmp_path, "BertModel")
     say(tmp_path, **{f"pooling_mode_{mode}": True})
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
-    with load(tmp_path) as llm:
+    with load(tmp_path, options={"encoder": encoder}) as llm:
         (got,) = llm.embed(DOCUMENT)
         with pytest.raises(RequestError) as refused:
             llm.embed(" ".join(WORDS * 2))
@@ -115,12 +135,15 @@ def test_files_decide_on_pooling_and_length(mode: str, row: int, tmp_path: Path)
     np.testing.assert_allclose(got.vector, hidden, atol=2e-5)  # no Normalize among the modules
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_a_cross_encoder_scores_pairs_as_transformers_does(family: str, tmp_path: Path) -> None:
+def test_a_cross_encoder_scores_pairs_as_transformers_does(
+    family: str, encoder: str, tmp_path: Path
+) -> None:
     reference = write(tmp_path, f"{family}ForSequenceClassification", num_labels=1)
     pairs = [(QUERY, text) for text in TEXTS[1:]]
-    with load(tmp_path) as llm:
+    with load(tmp_path, options={"encoder": encoder}) as llm:
         assert llm.plan.tasks == ("score", "classify")
         got = llm.score(pairs)
     for score, pair in zip(got, pairs, strict=True):
@@ -171,17 +194,18 @@ def test_a_task_the_model_cannot_do_is_refused_at_the_start(task: str, tmp_path:
         load(tmp_path, task=task)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize(("activation", "bias"), [("Tanh", True), ("Identity", False)])
 @torch.inference_mode()
 def test_dense_parts_run_between_pooling_and_length(
-    activation: str, bias: bool, tmp_path: Path
+    activation: str, bias: bool, encoder: str, tmp_path: Path
 ) -> None:
     reference = write(tmp_path, "BertModel")
     say(tmp_path, pooling_mode_mean_tokens=True)
     layers = [add_dense(tmp_path, "2_Dense", 32, 40, activation, bias)]
     layers.append(add_dense(tmp_path, "3_Dense", 40, 16, "Identity", True))
     add_part(tmp_path, "Normalize", "4_Normalize")
-    with load(tmp_path) as llm:
+    with load(tmp_path, options={"encoder": encoder}) as llm:
         got = [one.vector for one in llm.embed(TEXTS)]
     for vector, text in zip(got, TEXTS, strict=True):
         wanted = reference(**encoded(tmp_path, text)).last_hidden_state[0].mean(0)

@@ -14,6 +14,7 @@ from inferplane.interfaces import (
     Change,
     DeviceRuntime,
     EngineConfig,
+    Executor,
     GraphCompiler,
     KVStore,
     ModelShape,
@@ -25,6 +26,7 @@ from inferplane.interfaces import (
     Topology,
     WorkerContext,
 )
+from inferplane_cpu.encoders import option as encoders
 from inferplane_cpu.host import Host, read_host
 from inferplane_cpu.native.library import find_library
 from inferplane_cpu.native.tiles import OPTION as AMX_OPTION
@@ -43,6 +45,8 @@ _OPTIONS = {
     "left to the front end)",
     AMX_OPTION: "auto, or off: many rows are multiplied by vectors even where there is AMX "
     "(default: auto; the kernels prove themselves at start)",
+    encoders.OPTION: "native, or onnx: BERT and RoBERTa run in ONNX Runtime, which the extra onnx "
+    "installs (default: native)",
 }
 
 
@@ -119,10 +123,11 @@ class Cpu(Platform):
                 f"tensor_parallel {config.tensor_parallel}: this process may use "
                 f"{len(host.cores)} cores"
             )
+        changes = encoders.changes(config, model)
         if config.memory_fraction != 1.0:
             reason = "option kv_memory sizes the KV cache here, not a share of the host's memory"
-            return (Change("memory_fraction", 1.0, reason),)
-        return ()
+            return (*changes, Change("memory_fraction", 1.0, reason))
+        return changes
 
     def topology(self, config: EngineConfig, caps: Capabilities) -> Topology:
         """Inside the engine, which saves two context switches a step; ranks have processes."""
@@ -143,6 +148,16 @@ class Cpu(Platform):
         from inferplane_cpu.compiler.shapes import OneProgram  # only where there is a compiler
 
         return OneProgram(config.max_batched_tokens, config.max_num_seqs)
+
+    def create_executor(self, context: WorkerContext) -> Executor | None:
+        """ONNX Runtime where the option asks for it; else the core's."""
+        config = context.config
+        if not encoders.wants_onnx(config):
+            return None
+        from inferplane_cpu.encoders.executor import OnnxEncoder  # an extra, and torch as below
+
+        host = read_host(self._root, self._cpus)
+        return OnnxEncoder(context, plan_threads(host, config.options.get("threads", "")).count)
 
     def create_compiler(
         self, context: WorkerContext, device: DeviceRuntime

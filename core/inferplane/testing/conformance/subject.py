@@ -115,8 +115,13 @@ class Subject:
 
     @property
     def narrow(self) -> bool:
-        """Whether the plugin brings its own executor instead of parts for the core's."""
-        return type(self.platform).create_executor is not Platform.create_executor
+        """Whether the plugin brings its own executor instead of parts for the core's.
+
+        With parts too, its executor is for some models only, and the kit drives the core's.
+        """
+        kind = type(self.platform)
+        has_parts = kind.create_device is not Platform.create_device
+        return kind.create_executor is not Platform.create_executor and not has_parts
 
     @property
     def labels(self) -> tuple[str, ...]:

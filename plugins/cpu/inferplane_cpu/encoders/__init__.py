@@ -1,0 +1,1 @@
+"""Encoders as graphs of ONNX Runtime, where the option `encoder` asks for it."""
