@@ -224,14 +224,15 @@ def search_key(row_ptr, temperature, peak, number, share, cut, min_p, exceeds,
     for step in range(8 + ID_BITS // 4):
         shift = tl.where(step < 8, 60 - 4 * step, ID_BITS + 28 - 4 * step)
         tried = floor | digit << shift.to(tl.uint64)
-        found = tl.zeros([16], tl.float64)
+        parts = tl.zeros([BLOCK, 16], tl.float64)  # threads meet once a pass, not at every block
         for begin in range(0, VOCAB, BLOCK):
             at = begin + tl.arange(0, BLOCK)
             x = load_scaled(row_ptr, temperature, at, VOCAB)
             key, weight = element_key(x, at), tl.exp(x.to(tl.float64) - peak.to(tl.float64))
             counted = (key >= cut) & (at < VOCAB) & (weight >= min_p)
             weight = tl.where(counted, tl.where(number > 0, 1.0, weight), 0.0)
-            found += tl.sum(tl.where(key[:, None] >= tried[None, :], weight[:, None], 0.0), axis=0)
+            parts += tl.where(key[:, None] >= tried[None, :], weight[:, None], 0.0)
+        found = tl.sum(parts, axis=0)
         if step == 0:  # the lowest of the sixteen is below every key
             part = share * tl.max(found, axis=0)
             part = tl.where(exceeds, part, tl.maximum(part, 1e-300))  # one is kept in any case
