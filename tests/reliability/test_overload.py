@@ -75,7 +75,7 @@ def test_overload(serve, rng, record, full, until) -> None:
 
 async def overload(server, rng, record, full, until) -> None:
     able = await capacity(server, 10.0 if full else 1.0, 16)
-    offered, seconds = 10 * able, 60.0 if full else 3.0
+    offered, seconds = 10 * able, 60.0 if full else 20.0
     seen = Seen()
     watching = asyncio.create_task(probes(server, seen))
     tasks: set[asyncio.Task[None]] = set()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from inferplane.errors import DeviceError
 from inferplane.interfaces import Bucket, DeviceRuntime, ExecutorStats, StepFunction
 from inferplane_cuda.persistent.launcher import Launcher
 from inferplane_cuda.persistent.tape import NotTapedError, Tape
@@ -94,7 +95,7 @@ class StepGraphs(GpuGraphs):
         want = fn(kv, example)["hidden"].double()
         try:
             got = taped(kv, example)["hidden"].double()
-        except NotTapedError as reason:
+        except (NotTapedError, DeviceError) as reason:  # no order, no room, no compiler's leave
             return str(reason)
         self._api.synchronize(self._device)
         error = float((got - want).norm() / want.norm().clamp(min=1e-30))
