@@ -8,7 +8,12 @@ it: 3 bits of fraction behind 4 of exponent, whose bias is 7 (e4m3fn) or 8 (e4m3
 import triton
 import triton.language as tl
 
-WIDEN_INT8 = tl.constexpr("""{
+
+@triton.jit
+def widen_int8(codes):
+    """i8 -> bf16: code + 128 as the last bits of 2^23, less what was added; upper halves remain."""
+    return tl.inline_asm_elementwise(
+        """{
     .reg .b32 t, b<4>;
     .reg .f32 f<4>;
     xor.b32 t, $2, 0x80808080;
@@ -30,9 +35,16 @@ WIDEN_INT8 = tl.constexpr("""{
     mov.b32 b3, f3;
     prmt.b32 $0, b0, b1, 0x7632;
     prmt.b32 $1, b2, b3, 0x7632;
-}""")
-"""Each code + 128 as the last bits of 2^23, less what was added; the upper halves are bfloat16."""
-WIDEN_E4M3 = tl.constexpr("""{
+}""",
+        "=r,=r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def widen_e4m3(codes):
+    """e4m3 bits -> bf16 as `widen_codes` does, two in a register; the factor is 2^120."""
+    return tl.inline_asm_elementwise(
+        """{
     .reg .b32 t<2>, s<2>, factor, zero;
     prmt.b32 t0, $2, 0, 0x1404;
     prmt.b32 t1, $2, 0, 0x3424;
@@ -48,8 +60,9 @@ WIDEN_E4M3 = tl.constexpr("""{
     mov.b32 zero, 0x80008000;
     fma.rn.bf16x2 $0, t0, factor, zero;
     fma.rn.bf16x2 $1, t1, factor, zero;
-}""")
-"""As `widen_codes` does, two in a register; the factor is 2^120."""
+}""",
+        "=r,=r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -62,10 +75,7 @@ def widen_codes(codes, kind: tl.constexpr, LARGEST: tl.constexpr, PTX: tl.conste
     """
     BIAS: tl.constexpr = 7 if LARGEST == 448 else 8
     if PTX and kind == tl.bfloat16 and (LARGEST == 127 or LARGEST == 448):
-        wide = tl.inline_asm_elementwise(
-            WIDEN_INT8 if LARGEST == 127 else WIDEN_E4M3, "=r,=r,r", [codes], dtype=tl.bfloat16,
-            is_pure=True, pack=4,
-        )  # fmt: skip
+        wide = widen_int8(codes) if LARGEST == 127 else widen_e4m3(codes)
     elif LARGEST == 0 or LARGEST == 127:
         wide = codes.to(kind)
     elif kind == tl.float32:
