@@ -120,6 +120,9 @@ class ModelConfig:
     quantization: Mapping[str, object] = field(default_factory=dict)
     """quantization_config of the checkpoint; {} = none."""
     raw: Mapping[str, object] = field(default_factory=dict)
+    """config.json, the language model's part of it on top."""
+    whole: Mapping[str, object] = field(default_factory=dict)
+    """config.json as it is."""
 
     def shape(self) -> ModelShape:
         """The part that plugins may read while planning."""
@@ -194,6 +197,7 @@ def read_model_config(
         bos_id=_token_id(keys, "bos_token_id", vocab_size),
         quantization=_quantization(keys, checkpoint, quantization),
         raw=keys.raw,
+        whole=checkpoint.config,
     )
 
 

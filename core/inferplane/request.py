@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from inferplane.media import MediaItem
 from inferplane.sampling_params import SamplingParams
 
 __all__ = ["FinishReason", "Request"]
@@ -46,3 +47,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     second_start: int = 0
     """Where the second text of a pair begins, for encoders that tell the two apart; 0 = one text.
     """
+    items: tuple[MediaItem, ...] = ()
+    """Pictures in the prompt, in order of their offsets, no two of which overlap."""

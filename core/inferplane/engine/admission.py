@@ -33,6 +33,8 @@ class Admission:
             raise RequestError("invalid_body", "the prompt has no tokens", "prompt")
         if not (self.generates or request.pooling):
             raise RequestError("unsupported_feature", "this model does not generate text", "prompt")
+        if request.items:
+            raise RequestError("unsupported_feature", "this model takes no pictures", "prompt")
         self._check_ids(request.prompt_ids, "prompt")
         self._check_ids(request.eos_ids, "eos_ids")
         params = request.sampling

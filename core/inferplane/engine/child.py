@@ -11,6 +11,7 @@ from typing import cast
 
 import msgspec
 
+from inferplane.array_messages import encoder
 from inferplane.child_process import socket_pair
 from inferplane.engine.messages import FromEngine, ToEngine
 from inferplane.engine.watchdog import Tick
@@ -29,7 +30,7 @@ class EngineChild(asyncio.Protocol):
     def __init__(self, receive: Callable[[FromEngine], None]) -> None:
         self._receive = receive
         self._decode = msgspec.msgpack.Decoder(FromEngine).decode
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._encode = encoder()
         self._buffer = FrameBuffer()
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None

@@ -35,6 +35,7 @@ from inferplane.engine.supervisor import Supervisor
 from inferplane.engine.watchdog import Patience
 from inferplane.errors import EngineError, RequestError
 from inferplane.launch import LaunchPlan, LaunchSettings
+from inferplane.media import MediaItem
 from inferplane.planner import run_planner
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
@@ -137,6 +138,7 @@ class EngineClient:
         priority: int = 0,
         cache_domain: bytes = b"",
         deadline_s: float | None = None,
+        items: tuple[MediaItem, ...] = (),
     ) -> GenerationStream:
         """Queue `params.n` sequences of one prompt and wait until the engine took all of them.
 
@@ -155,6 +157,7 @@ class EngineClient:
             priority=priority,
             cache_domain=cache_domain,
             deadline_s=deadline_s,
+            items=items,
         )
         return await self._begin(request, _children(request, params.n))
 

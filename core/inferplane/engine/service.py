@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from inferplane.array_messages import decoder
 from inferplane.engine.info import engine_info
 from inferplane.engine.messages import (
     Abort,
@@ -67,7 +68,7 @@ class EngineService:
         self.hash_root = hash_root
         self.executor: Executor = make_executor(launch, environment)
         self.draining = False
-        self._decode = msgspec.msgpack.Decoder(ToEngine).decode
+        self._decode = decoder(ToEngine)
         self._encode = msgspec.msgpack.Encoder().encode
         self._phase_seconds: dict[str, float] = {}
         self._phase = ("", 0.0)

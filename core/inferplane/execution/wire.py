@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
-import numpy as np
 
+from inferplane.array_messages import decoder, encoder
 from inferplane.interfaces import (
     Choice,
     ExecutorStats,
@@ -140,37 +139,4 @@ ToWorker: TypeAlias = (
 )
 FromWorker: TypeAlias = Progressed | Done | Planned | Result | Reported | Broke
 
-_ARRAY = 1
-_HEAD = struct.Struct("<cB")
-
-
-def encode(message: ToWorker | FromWorker) -> bytes:
-    """msgpack; an array is an extension of dtype, shape and bytes."""
-    return _ENCODER.encode(message)
-
-
-def decoder(kind: Any) -> Callable[[bytearray], Any]:
-    """The inverse, for one side's union of messages. Arrays are views of the input."""
-    return msgspec.msgpack.Decoder(kind, ext_hook=_to_array, dec_hook=_as_is).decode
-
-
-def _from_array(value: object) -> msgspec.msgpack.Ext:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{type(value).__name__} does not cross to a worker")
-    head = _HEAD.pack(value.dtype.char.encode(), value.ndim)
-    shape = struct.pack(f"<{value.ndim}q", *value.shape)
-    return msgspec.msgpack.Ext(_ARRAY, head + shape + value.tobytes())
-
-
-def _to_array(code: int, data: memoryview) -> object:
-    kind, ndim = _HEAD.unpack_from(data)
-    shape = struct.unpack_from(f"<{ndim}q", data, _HEAD.size)
-    start = _HEAD.size + 8 * ndim
-    return np.frombuffer(data[start:], kind.decode()).reshape(shape)
-
-
-def _as_is(kind: type, value: object) -> object:
-    return value
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_from_array)
+encode: Callable[[ToWorker | FromWorker], bytes] = encoder()
