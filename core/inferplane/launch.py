@@ -115,6 +115,8 @@ class LaunchPlan:
     """What requests may ask of the model, the main task first."""
     keeps_kv: bool = True
     """False: an encoder, which computes a whole text at once and keeps nothing."""
+    image_token: int | None = None
+    """What stands for a picture's places in a prompt; None = the model takes no pictures."""
 
     @property
     def generates(self) -> bool:

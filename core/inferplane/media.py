@@ -55,5 +55,5 @@ def media_item(
     held = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
     for name, array in held.items():
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array)
+        digest.update(array.data)
     return MediaItem(content_id=digest.hexdigest(), offset=offset, length=length, arrays=held)

@@ -19,6 +19,7 @@ from inferplane.interfaces import Capabilities, ModelShape, Platform, Probe, Top
 from inferplane.launch import DeviceReport, LaunchPlan, LaunchSettings
 from inferplane.model_config import read_model_config
 from inferplane.model_tasks import TaskChoice, choose_tasks
+from inferplane.models.pictures import image_token_id, takes_pictures
 from inferplane.plugins import LoadedPlugin, Plugins, find_plugins
 from inferplane.registry import Entry
 from inferplane.settle import apply_changes, check_settings, core_changes
@@ -107,17 +108,16 @@ def make_plan(
     chosen = choose_device(settings.config.device, seen.devices, seen.failed)
     probe, platform = chosen.probe, platforms[chosen.name]
     assert probe is not None
-    note("read the model")
-    model, tasks, weight_bytes = _read_model(settings)
+    read = _read_model(settings, note)
     note(f"plan for device {chosen.name}")
     with _answers_of(chosen, "capabilities", trace) as told:
-        caps = platform.capabilities(probe, model)
+        caps = platform.capabilities(probe, read.shape)
         told.append(caps)
         check_settings(chosen.name, settings.config, caps)
-    changes = core_changes(settings, caps, model, generates=tasks.generates)
+    changes = core_changes(settings, caps, read.shape, generates=read.tasks.generates)
     config = apply_changes(settings.config, changes, "the core")
     with _answers_of(chosen, "resolve", trace) as told:
-        resolved = platform.resolve(config, caps, model)
+        resolved = platform.resolve(config, caps, read.shape)
         told.append(resolved)
         config = apply_changes(config, resolved, f"plugin {chosen.plugin}")
     with _answers_of(chosen, "topology", trace) as told:
@@ -135,7 +135,7 @@ def make_plan(
         config=replace(config, device=chosen.name),
         scheduler=settings.scheduler,
         caps=caps,
-        model=model,
+        model=read.shape,
         topology=topology,
         worker_env=worker_env,
         changes=(*changes, *resolved),
@@ -145,10 +145,11 @@ def make_plan(
         model_impl=settings.model_impl,
         load_format=settings.load_format,
         seed=settings.seed,
-        weight_bytes=0 if settings.load_format == "dummy" else weight_bytes,
+        weight_bytes=0 if settings.load_format == "dummy" else read.weight_bytes,
         fit_context=settings.config.max_model_len == 0,
-        tasks=tasks.tasks,
-        keeps_kv=tasks.keeps_kv,
+        tasks=read.tasks.tasks,
+        keeps_kv=read.tasks.keeps_kv,
+        image_token=read.image_token,
     )
 
 
@@ -157,8 +158,18 @@ def _version(seen: Survey, chosen: DeviceReport) -> str:
     return next(plugin.version for plugin in seen.plugins if plugin.name == chosen.plugin)
 
 
-def _read_model(settings: LaunchSettings) -> tuple[ModelShape, TaskChoice, int]:
-    """Its numbers, what is asked of it, and the bytes of its weights."""
+@dataclass(frozen=True, slots=True)
+class _ReadModel:
+    """What a model's files say."""
+
+    shape: ModelShape
+    tasks: TaskChoice
+    weight_bytes: int
+    image_token: int | None
+
+
+def _read_model(settings: LaunchSettings, note: Note) -> _ReadModel:
+    note("read the model")
     checkpoint = open_checkpoint(Path(settings.config.model))
     weight_bytes = sum(tensor.num_bytes for tensor in checkpoint.tensors.values())
     config = read_model_config(checkpoint, quantization=settings.config.quantization)
@@ -166,7 +177,8 @@ def _read_model(settings: LaunchSettings) -> tuple[ModelShape, TaskChoice, int]:
     model = config.shape()
     if tasks.max_tokens is not None:
         model = replace(model, max_position=min(model.max_position, tasks.max_tokens))
-    return model, tasks, weight_bytes
+    image_token = image_token_id(config) if takes_pictures(config) else None
+    return _ReadModel(model, tasks, weight_bytes, image_token)
 
 
 def _look(

@@ -9,6 +9,7 @@ import math
 
 from inferplane.errors import RequestError
 from inferplane.interfaces import SamplerCaps, SamplingParam
+from inferplane.media import MediaItem
 from inferplane.request import Request
 from inferplane.sampling_params import SamplingParams, Thinking
 
@@ -19,9 +20,18 @@ class Admission:
     """Checks requests against one device and one vocabulary."""
 
     def __init__(
-        self, caps: SamplerCaps, plugin: str, vocab_size: int, *, generates: bool = True
+        self,
+        caps: SamplerCaps,
+        plugin: str,
+        vocab_size: int,
+        *,
+        generates: bool = True,
+        image_token: int | None = None,
     ) -> None:
-        """`generates` False: the model yields vectors and scores alone."""
+        """`generates` False: the model yields vectors and scores alone; `image_token` None: it
+        takes no pictures.
+        """
+        self.image_token = image_token
         self.generates = generates
         self.caps = caps
         self.plugin = plugin
@@ -33,9 +43,9 @@ class Admission:
             raise RequestError("invalid_body", "the prompt has no tokens", "prompt")
         if not (self.generates or request.pooling):
             raise RequestError("unsupported_feature", "this model does not generate text", "prompt")
-        if request.items:
-            raise RequestError("unsupported_feature", "this model takes no pictures", "prompt")
         self._check_ids(request.prompt_ids, "prompt")
+        if request.items:
+            self._check_pictures(request.items, request.prompt_ids)
         self._check_ids(request.eos_ids, "eos_ids")
         params = request.sampling
         _check_numbers(params)
@@ -52,6 +62,24 @@ class Admission:
         if params.thinking is not None:
             self._check_thinking(params.thinking)
         self._check_device(params)
+
+    def _check_pictures(self, items: tuple[MediaItem, ...], prompt: tuple[int, ...]) -> None:
+        """Each begins and ends with a placeholder, after the one before it."""
+        if self.image_token is None:
+            raise RequestError("unsupported_feature", "this model takes no pictures", "prompt")
+        free = 0
+        for index, item in enumerate(items):
+            inside = free <= item.offset < item.end <= len(prompt)
+            ends = (prompt[item.offset], prompt[item.end - 1]) if inside else ()
+            if any(token != self.image_token for token in ends) or not (inside and item.arrays):
+                raise RequestError(
+                    "out_of_range",
+                    f"picture {index} stands at [{item.offset}, {item.end}) of {len(prompt)} "
+                    f"tokens: that must begin and end with token {self.image_token}, after the "
+                    "picture before it",
+                    "prompt",
+                )
+            free = item.end
 
     def _check_thinking(self, limit: Thinking) -> None:
         name = "thinking_token_budget"

@@ -13,6 +13,7 @@ import numpy as np
 
 from inferplane.engine.grammars import Grammars
 from inferplane.engine.lanes import Lanes, gather_rows
+from inferplane.engine.media_rows import media_rows
 from inferplane.engine.sampling_rows import GatheredRows, SamplingRows
 from inferplane.interfaces import Array, KVPlan, SamplerCaps, SamplingBatch, StepBatch
 from inferplane.scheduling.plan import ScheduledSequence, StepPlan
@@ -57,7 +58,9 @@ class BatchBuilder:
         max_len: int,
         vocab_size: int,
         grammars: Grammars | None = None,
+        image_token: int | None = None,
     ) -> None:
+        """`image_token` None: the model takes no pictures."""
         self.block_size = kv.block_size
         max_blocks = -(-max_len // kv.block_size) + 2  # lookahead of drafts may pass the end
         self.lanes = Lanes(num_lanes, max_blocks, kv.groups)
@@ -65,6 +68,7 @@ class BatchBuilder:
         self._row_of_lane = np.full(num_lanes, -1, np.int32)
         """Row of the previous batch whose token is on the device."""
         self._to_release: list[int] = []
+        self._image_token = image_token
         self._steady: Layout | None = None
         """Of the step before, if all it did was decode plainly."""
 
@@ -104,6 +108,9 @@ class BatchBuilder:
             num_scored_logprobs=num_scored_logprobs,
             embedded=_embedded(items, special),
             segments=_segments(items, special, layout.query_start),
+            media=()
+            if self._image_token is None
+            else media_rows(items, special, layout.query_start, self._image_token),
             zeroed=np.array(plan.zeroed, np.int32) if plan.zeroed else None,
             copied=np.array(plan.copied, np.int32) if plan.copied else None,
             released=self._released(plan),

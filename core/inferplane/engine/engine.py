@@ -77,9 +77,21 @@ class Engine:
         vocab_size = launch.model.vocab_size
         self.grammars = grammars or Grammars(vocabulary_maker(config.model, vocab_size), vocab_size)
         self.builder = BatchBuilder(
-            kv, sampler, config.max_num_seqs, config.max_model_len, vocab_size, self.grammars
+            kv,
+            sampler,
+            config.max_num_seqs,
+            config.max_model_len,
+            vocab_size,
+            self.grammars,
+            launch.image_token,
         )
-        self.admission = Admission(sampler, launch.plugin, vocab_size, generates=launch.generates)
+        self.admission = Admission(
+            sampler,
+            launch.plugin,
+            vocab_size,
+            generates=launch.generates,
+            image_token=launch.image_token,
+        )
         self.last_plan = StepPlan(0)
         self.in_flight: deque[Flight] = deque()
         self.outputs: list[SequenceOutput] = []

@@ -41,6 +41,7 @@ class Replay:
             config.max_num_seqs,
             config.max_model_len,
             launch.model.vocab_size,
+            image_token=launch.image_token,
         )
         self.lanes: set[int] = set()
         """Lanes of the last run, which the executor still holds: whoever goes on releases them."""

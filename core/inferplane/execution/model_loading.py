@@ -65,7 +65,11 @@ def load_model(
     catalogue, labels = plan.catalogue(), plan.labels()
     binder = Binder(catalogue, labels, context.caps, context.config)
     architecture, choice = choose_model(
-        catalogue, config.architecture, labels, registered=plan.model_impl == "auto"
+        catalogue,
+        config.architecture,
+        labels,
+        registered=plan.model_impl == "auto",
+        sees=plan.image_token is not None,
     )
     binder.choices.append(choice)
     dtype = getattr(torch, config.dtype)

@@ -45,6 +45,7 @@ class StepContext:
     kv: Mapping[str, object]
     metas: Mapping[str, AttentionMeta]
     segments: Tensor | None = None
+    media: tuple[Tensor, Tensor] | None = None
 
     def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """Write k, v and attend, through the layer's backend."""
@@ -62,7 +63,8 @@ def step_function(
 
     Inputs: `token_ids` i32[T], `positions` i32[T], `rows` i32[R] (absent: every token row), where
     tokens may come from the previous step `token_source` i32[T] and `previous` i32[lanes], and each
-    part's arrays under `part_prefix`; for encoders `segments` i32[T] may be there. Outputs:
+    part's arrays under `part_prefix`; for encoders `segments` i32[T] may be there, for models that
+    see pictures `media_rows` i64[n] and `media_values` [n,D]. Outputs:
     `hidden` [T,D], unless R = 0 or not `generates` `logits` f32[R,V] and, with `argmax`, `ids`
     i32[R]. Of `metas` only static and host parts are used.
     """
@@ -75,7 +77,7 @@ def step_function(
             arrays = {name: inputs[prefix + name] for name in meta.arrays}
             by_layer |= dict.fromkeys(part.layers, AttentionMeta(meta.static, arrays, meta.host))
         token_ids = _token_ids(inputs)
-        context = StepContext(backends, kv, by_layer, inputs.get("segments"))
+        context = StepContext(backends, kv, by_layer, inputs.get("segments"), _media(inputs))
         hidden = model.forward(token_ids, inputs["positions"], context)
         rows = inputs.get("rows")
         if not generates or (rows is not None and not rows.shape[0]):
@@ -87,6 +89,11 @@ def step_function(
         return outputs
 
     return step
+
+
+def _media(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    rows = inputs.get("media_rows")
+    return None if rows is None else (rows, inputs["media_values"])
 
 
 def _token_ids(inputs: Mapping[str, Tensor]) -> Tensor:

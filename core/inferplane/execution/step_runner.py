@@ -13,6 +13,7 @@ from inferplane.execution.attention_plan import AttentionPlan
 from inferplane.execution.compiled_draws import CompiledDraws
 from inferplane.execution.inputs import SAMPLING_PREFIX, InputBuilder, StepInputs
 from inferplane.execution.model_loading import LoadedModel
+from inferplane.execution.picture_encoder import PictureEncoder
 from inferplane.execution.programs import Programs
 from inferplane.execution.results import ResultMaker, Sample, StepPending
 from inferplane.interfaces import (
@@ -20,6 +21,8 @@ from inferplane.interfaces import (
     DeviceRuntime,
     GraphCompiler,
     KVStore,
+    MediaRows,
+    SeesPictures,
     StepBatch,
     WorkerContext,
 )
@@ -50,6 +53,15 @@ class StepRunner:
             lambda x: sample(x, SamplingTensors())[0],
             loaded.generates,
         )
+        self.pictures: PictureEncoder | None = None
+        """What encodes pictures, where the model sees any."""
+        if isinstance(loaded.model, SeesPictures):
+            self.pictures = PictureEncoder(
+                loaded.model,
+                device.torch_device,
+                getattr(torch, loaded.dtype),
+                context.model.hidden_size,
+            )
         self.real_tokens = 0
         self.padded_tokens = 0
         self._device = device
@@ -93,6 +105,8 @@ class StepRunner:
         sampling = {SAMPLING_PREFIX + name: x for name, x in inputs.sampling.arrays.items()}
         tensors = self._device.to_device(inputs.arrays | sampling, inputs.padding)
         taken = {name: tensors[name] for name in inputs.arrays}
+        if batch.media:
+            taken |= self._encoded(batch.media)
         outputs = self._run_program(inputs, {**taken, "previous": self._previous})
         pending, drawn = self._results.begin(inputs, tensors, outputs)
         if drawn is not None and self._overlaps:
@@ -100,6 +114,12 @@ class StepRunner:
         self.real_tokens += len(batch.token_ids)
         self.padded_tokens += len(inputs.batch.token_ids)
         return pending
+
+    def _encoded(self, media: tuple[MediaRows, ...]) -> dict[str, Tensor]:
+        if self.pictures is None:
+            raise DeviceError("a step has pictures, and the model takes none")
+        rows, values = self.pictures.place(media)
+        return {"media_rows": rows, "media_values": values}
 
     def _run_program(self, inputs: StepInputs, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         bucket, metas = inputs.bucket, inputs.metas

@@ -42,6 +42,7 @@ class TorchExecutor(Executor):
     """One rank: the platform's parts where it has any, the core's own elsewhere."""
 
     reads_segments = True
+    reads_media = True
 
     def __init__(self, context: WorkerContext, platform: Platform, plan: LaunchPlan) -> None:
         self._context = context
@@ -98,10 +99,13 @@ class TorchExecutor(Executor):
             steps = self._prepare(trial)
             with self._device.rehearsal(last=False):
                 self._run(steps, batch)
+            reserved = self._rehearse_pictures(steps)
             self._device.synchronize()
-        return plan_blocks(
-            demand, page, self._device.memory(), config, may_shrink=self._plan.fit_context
-        )
+        else:
+            reserved = 0
+        memory = self._device.memory()
+        memory = replace(memory, reserved=memory.reserved + reserved)
+        return plan_blocks(demand, page, memory, config, may_shrink=self._plan.fit_context)
 
     def start(self, plan: KVPlan, progress: Progress) -> None:
         """KV taken, every bucket compiled and run."""
@@ -219,6 +223,14 @@ class TorchExecutor(Executor):
                 self._run(steps, dummy_step(plan, [1], pooled=pooled), bucket)
         lengths = self._largest_step(plan.block_size)
         self._run(self._new_runner(), dummy_step(plan, lengths, drawn=not pooled, pooled=pooled))
+
+    def _rehearse_pictures(self, steps: StepRunner) -> int:
+        """Encode the largest picture; the bytes that embeddings kept for later may come to."""
+        if steps.pictures is None:
+            return 0
+        with self._device.guard():
+            steps.pictures.rehearse()
+        return steps.pictures.most_bytes
 
     def _largest_step(self, block_size: int) -> list[int]:
         context = self._context

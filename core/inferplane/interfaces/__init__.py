@@ -1,10 +1,11 @@
-"""The seam between core and plugins, version 1.0. Imports numpy and pluggy alone, never torch."""
+"""The seam between core and plugins, version 1.2. Imports numpy and pluggy alone, never torch."""
 
 from inferplane.interfaces.allocator import Allocator
 from inferplane.interfaces.attention import AttentionBackend, AttentionMeta, AttentionSpec
 from inferplane.interfaces.batch import (
     Array,
     Logprobs,
+    MediaRows,
     Pending,
     Ragged,
     SamplingBatch,
@@ -38,7 +39,7 @@ from inferplane.interfaces.executor import (
 from inferplane.interfaces.graphs import GraphCompiler, StepFunction
 from inferplane.interfaces.kernels import Kernel, OpSite, Reasons
 from inferplane.interfaces.kv import KVStore
-from inferplane.interfaces.model import ForwardContext, Model
+from inferplane.interfaces.model import ForwardContext, Model, SeesPictures
 from inferplane.interfaces.platform import ArtifactCache, Platform, WorkerContext
 from inferplane.interfaces.quantization import (
     CanonicalWeight,
@@ -49,7 +50,7 @@ from inferplane.interfaces.quantization import (
 )
 from inferplane.interfaces.shapes import Bucket, ShapePolicy, StepShape
 
-INTERFACE_VERSION = (1, 1)
+INTERFACE_VERSION = (1, 2)
 
 __all__ = [
     "INTERFACE_VERSION",
@@ -78,6 +79,7 @@ __all__ = [
     "LayerKV",
     "LinearSite",
     "Logprobs",
+    "MediaRows",
     "MemoryReport",
     "Model",
     "ModelShape",
@@ -96,6 +98,7 @@ __all__ = [
     "SamplingBatch",
     "SamplingParam",
     "SchedulerLimits",
+    "SeesPictures",
     "ShapePolicy",
     "StepBatch",
     "StepFunction",

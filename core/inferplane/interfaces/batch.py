@@ -6,6 +6,7 @@ L logprobs, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -14,6 +15,7 @@ import numpy as np
 __all__ = [
     "Array",
     "Logprobs",
+    "MediaRows",
     "Pending",
     "Ragged",
     "SamplingBatch",
@@ -68,6 +70,25 @@ class SamplingBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaRows:
+    """The part of one picture that a step reads; n of its N placeholders are among the tokens.
+
+    Each step says all that is needed again, so the executor may forget whatever it made of it.
+    """
+
+    content_id: str
+    """Equal ids have equal `arrays`: what was encoded once may serve again."""
+    arrays: Mapping[str, Array]
+    """What the model's encoder takes, by the names its class gives."""
+    count: int
+    """N, the rows that its embedding must have."""
+    rows: Array
+    """[n]; token rows whose embeddings are replaced."""
+    picks: Array
+    """[n]; rows of the picture's embedding that go there."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepBatch:
     """The input of one step."""
 
@@ -106,6 +127,9 @@ class StepBatch:
     """[E]; sequences whose pooled vector is wanted; never chunked."""
     segments: Array | None = None
     """[T]; 1 in the second text of a pair, 0 elsewhere; None = all 0. Only for encoders."""
+    media: tuple[MediaRows, ...] = ()
+    """Every picture that has placeholders among the tokens; only where the executor
+    `reads_media`."""
     zeroed: Array | None = None
     """Blocks to fill with zeros before the step."""
     copied: Array | None = None

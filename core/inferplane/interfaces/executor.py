@@ -96,6 +96,8 @@ class Executor(ABC):
 
     reads_segments: ClassVar[bool] = False
     """It obeys `StepBatch.segments`; encoders are refused without it."""
+    reads_media: ClassVar[bool] = False
+    """It obeys `StepBatch.media`; models that see pictures are refused without it."""
 
     @abstractmethod
     def load(self, progress: Progress) -> None:

@@ -7,15 +7,16 @@ V vocabulary, C classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
+from inferplane.interfaces.batch import Array
 from inferplane.interfaces.executor import LayerKV
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ForwardContext", "Model"]
+__all__ = ["ForwardContext", "Model", "SeesPictures"]
 
 
 class ForwardContext(Protocol):
@@ -24,6 +25,13 @@ class ForwardContext(Protocol):
     @property
     def segments(self) -> Tensor | None:
         """i32[T] of `StepBatch.segments`; None = all 0."""
+        ...
+
+    @property
+    def media(self) -> tuple[Tensor, Tensor] | None:
+        """(rows i64[n], embeddings [n,D]) that take the place of those tokens' own; only for models
+        that see pictures. None = none in this step.
+        """
         ...
 
     def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
@@ -63,3 +71,22 @@ class Model(ABC):
         no classes.
         """
         return pooled
+
+
+@runtime_checkable
+class SeesPictures(Protocol):
+    """(optional) What a Model is besides when prompts may hold pictures: it obeys
+    `ForwardContext.media`.
+    """
+
+    def encode(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """[N,D]: the embedding of one picture, a row for each of its placeholders, in order.
+
+        `arrays` as in `MediaRows.arrays`, on the device. Raises what torch raises for shapes that
+        do not fit.
+        """
+        ...
+
+    def largest_picture(self) -> Mapping[str, Array]:
+        """Arrays of the picture that costs the most, of any content: memory is measured with it."""
+        ...

@@ -42,3 +42,4 @@ def register_models(register: Register) -> None:
         register(f"{name}Model", f"inferplane.models.headless:{kind}Vectors")
         register(f"{name}ForSequenceClassification", f"inferplane.models.headless:{kind}Classifier")
     register("*", "inferplane.models.transformers_decoder:TransformersDecoder")
+    register("* with pictures", "inferplane.models.transformers_pictures:TransformersPictures")

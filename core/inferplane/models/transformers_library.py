@@ -5,16 +5,25 @@ Everything here imports it late: it is an extra, and costs seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from inferplane.errors import ConfigError, ModelError
 from inferplane.model_config import ModelConfig
 
-__all__ = ["causal_class", "library_config", "register_attention", "without_weights"]
+__all__ = [
+    "causal_class",
+    "library_config",
+    "register_attention",
+    "seeing_class",
+    "seeing_config",
+    "without_weights",
+]
 
 _NAME = "inferplane"
 
@@ -35,19 +44,39 @@ def causal_class(config: ModelConfig) -> Any:
 
 def library_config(config: ModelConfig) -> Any:
     """The library's configuration object. Raises ModelError."""
-    library = _library(config.architecture)
     if config.rope.kind == "longrope" or config.window_rope.kind == "longrope":
         raise ModelError(
             f"{config.architecture}: with longrope transformers lets the longest text of a step "
             "change the others, which is not served"
         )
-    try:
-        made = library.CONFIG_MAPPING[config.model_type].from_dict(dict(config.raw))
-    except Exception as error:  # the library raises what it likes for a wrong value
-        raise ModelError(
-            f"{config.architecture}: transformers refuses its config: {error}"
-        ) from error
+    made = _made(config, config.model_type, config.raw)
     made._attn_implementation = _NAME
+    return made
+
+
+def seeing_class(config: ModelConfig) -> Any:
+    """The library's class of that architecture, which takes pictures. ConfigError, ModelError."""
+    library = _library(config.architecture)
+    kind = getattr(library, config.architecture, None)
+    known = library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.values()
+    if kind is None or kind not in known:
+        raise ModelError(
+            f"no model {config.architecture!r}: transformers {library.__version__} has no class of "
+            "that name that takes pictures"
+        )
+    return kind
+
+
+def seeing_config(config: ModelConfig, dtype: torch.dtype) -> Any:
+    """The library's configuration object of the whole model; only its decoder attends by ours.
+
+    Raises ModelError.
+    """
+    made = _made(config, str(config.whole.get("model_type")), config.whole)
+    parts = list(made.sub_configs)
+    for name in parts:
+        getattr(made, name).dtype = dtype
+    made._attn_implementation = {name: _NAME if name == "text_config" else "sdpa" for name in parts}
     return made
 
 
@@ -73,6 +102,16 @@ def without_weights() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = original  # type: ignore[method-assign]
+
+
+def _made(config: ModelConfig, model_type: str, stated: Mapping[str, object]) -> Any:
+    library = _library(config.architecture)
+    try:
+        return library.CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(stated)))
+    except Exception as error:  # the library raises what it likes for a wrong value
+        raise ModelError(
+            f"{config.architecture}: transformers refuses its config: {error}"
+        ) from error
 
 
 def _library(architecture: str) -> Any:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from inferplane.media import MediaItem
 from inferplane.request import Request
 
 if TYPE_CHECKING:
     from inferplane.scheduling.drafting import NgramDrafter
     from inferplane.scheduling.plan import ScheduledSequence, SequenceEvent
 
-__all__ = ["MediaItem", "Sequence", "SequenceState"]
+__all__ = ["Sequence", "SequenceState"]
 
 
 class SequenceState(Enum):
@@ -47,15 +48,6 @@ _TERMINAL = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MediaItem:
-    """An image, a sound, …: the positions [offset, offset + length) stand for its content."""
-
-    content_id: str
-    offset: int
-    length: int
-
-
 @dataclass(slots=True, eq=False)
 class Sequence:
     """Tokens, progress and place of one request. Mutated by scheduler and block manager alone."""
@@ -84,7 +76,6 @@ class Sequence:
     first_scheduled_s: float | None = None
     """When it was first in a plan."""
 
-    items: tuple[MediaItem, ...] = ()
     adapter: str = ""
 
     # What ends it, made once from the request.
@@ -159,6 +150,11 @@ class Sequence:
     def request_id(self) -> str:
         """The engine's own id of it."""
         return self.request.request_id
+
+    @property
+    def items(self) -> tuple[MediaItem, ...]:
+        """The pictures of its prompt."""
+        return self.request.items
 
     @property
     def num_prompt_tokens(self) -> int:

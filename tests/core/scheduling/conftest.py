@@ -17,13 +17,13 @@ from inferplane.interfaces import (
     StepResult,
 )
 from inferplane.launch import SchedulerConfig
+from inferplane.media import MediaItem
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
 from inferplane.scheduling.block_manager import BlockManager
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
 from inferplane.scheduling.prefix_cache import CacheOptions
 from inferplane.scheduling.scheduler import Scheduler
-from inferplane.scheduling.sequence import MediaItem
 from inferplane.scheduling.sequence import Sequence as Sequence_
 from inferplane.scheduling.state import Features
 
@@ -235,13 +235,12 @@ class Blocks:
         items: tuple[MediaItem, ...] = (),
         adapter: str = "",
     ) -> Sequence_:
-        request = Request(request_id="", prompt_ids=tuple(tokens), cache_domain=domain)
+        request = Request(request_id="", prompt_ids=tuple(tokens), cache_domain=domain, items=items)
         return Sequence_(
             request,
             arrival_s=0.0,
             token_ids=list(tokens),
             max_len=1 << 20,
-            items=items,
             adapter=adapter,
         )
 

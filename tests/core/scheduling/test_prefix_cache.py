@@ -11,10 +11,14 @@ import pytest
 
 from inferplane.errors import ConfigError
 from inferplane.interfaces import KVGroup
+from inferplane.media import MediaItem
 from inferplane.scheduling.cache_events import AllCleared, BlocksRemoved, BlocksStored
 from inferplane.scheduling.digest_chain import extra_keys
 from inferplane.scheduling.hits import longest_hit, window_needs
-from inferplane.scheduling.sequence import MediaItem
+
+
+def picture(content_id, offset, length):
+    return MediaItem(content_id=content_id, offset=offset, length=length)
 
 
 def tokens(count, first=100):
@@ -56,7 +60,7 @@ def test_a_digest_resolves_as_long_as_one_copy_is_left(make_blocks):
 
 @pytest.mark.behaviour("S33")
 def test_media_items_enter_the_digest_with_their_offset_in_each_block(make_blocks):
-    items = (MediaItem("aaa", 11, 10), MediaItem("bbb", 30, 18))
+    items = (picture("aaa", 11, 10), picture("bbb", 30, 18))
     sequence = make_blocks(9).sequence(tokens(59), items=items)
     keys = [extra_keys(sequence, start, start + 16) for start in (0, 16, 32)]
     assert keys == [(("aaa", 11),), (("aaa", -5), ("bbb", 14)), (("bbb", -2),)]
@@ -65,10 +69,10 @@ def test_media_items_enter_the_digest_with_their_offset_in_each_block(make_block
 @pytest.mark.behaviour("S33")
 def test_another_image_under_equal_text_is_no_hit(make_blocks):
     blocks = make_blocks(20)
-    blocks.take(blocks.sequence(tokens(50), items=(MediaItem("aaa", 20, 5),)))
-    same = blocks.sequence(tokens(50), items=(MediaItem("aaa", 20, 5),))
-    other = blocks.sequence(tokens(50), items=(MediaItem("bbb", 20, 5),))
-    moved = blocks.sequence(tokens(50), items=(MediaItem("aaa", 21, 5),))
+    blocks.take(blocks.sequence(tokens(50), items=(picture("aaa", 20, 5),)))
+    same = blocks.sequence(tokens(50), items=(picture("aaa", 20, 5),))
+    other = blocks.sequence(tokens(50), items=(picture("bbb", 20, 5),))
+    moved = blocks.sequence(tokens(50), items=(picture("aaa", 21, 5),))
     assert blocks.manager.lookup(same).tokens == 48
     assert blocks.manager.lookup(other).tokens == 16
     assert blocks.manager.lookup(moved).tokens == 16
@@ -76,7 +80,7 @@ def test_another_image_under_equal_text_is_no_hit(make_blocks):
 
 @pytest.mark.behaviour("S33")
 def test_hashing_piece_by_piece_equals_hashing_at_once(make_blocks):
-    items = (MediaItem("aaa", 11, 10), MediaItem("bbb", 30, 18))
+    items = (picture("aaa", 11, 10), picture("bbb", 30, 18))
     blocks = make_blocks(20)
     whole = blocks.sequence(tokens(64), items=items)
     blocks.take(whole)

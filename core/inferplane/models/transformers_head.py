@@ -1,0 +1,43 @@
+"""The output layer of a class of the transformers library, without the decoder before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Head"]
+
+
+class Head:
+    """hidden[R,D] -> f32[R,V] by the library's own code, scales and caps included."""
+
+    def __init__(self, causal: Any) -> None:
+        self._given = _Given()
+        setattr(causal, causal.base_model_prefix, self._given)
+        self.causal = causal
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        self._given.hidden = hidden[None]
+        ids = torch.zeros(1, hidden.shape[0], dtype=torch.int64, device=hidden.device)
+        logits: Tensor = self.causal(input_ids=ids, use_cache=False).logits[0].float()
+        return logits
+
+
+class _Given(nn.Module):
+    """Stands where the decoder was, and answers the hidden states it is given."""
+
+    hidden: Tensor
+
+    @property
+    def decoder(self) -> _Given:
+        """Some classes ask a part of the decoder by this name."""
+        return self
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        made = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+        made.image_hidden_states = None  # classes that see pictures pass it on
+        return made

@@ -1,0 +1,98 @@
+"""Models of the transformers library that see pictures, their decoder over our attention.
+
+The picture's encoder and what brings it to the decoder's size are the library's own and keep no
+state; the decoder is served like any other. N placeholders, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inferplane.interfaces import Array, ForwardContext, SeesPictures
+from inferplane.layers.build import Builder
+from inferplane.loading import WeightTable
+from inferplane.model_config import ModelConfig
+from inferplane.models.transformers_decoder import TransformersDecoder
+from inferplane.models.transformers_library import seeing_class, seeing_config
+
+__all__ = ["TransformersPictures"]
+
+_TILED = ("idefics3", "smolvlm")
+_MOST_TILES = 17
+"""Of one picture, where it is cut: 4 x 4 and the whole, as the models' own processors do."""
+_OLDER_NAMES = (
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.model.", "model.language_model."),
+    ("vision_tower.vision_model.", "model.vision_tower.vision_model."),
+    ("vision_tower.vision_model.", "model.vision_tower."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
+"""What tensors are called in files and in the library's class; the first that the class has."""
+
+
+class TransformersPictures(TransformersDecoder, SeesPictures):
+    """One `…ForConditionalGeneration` of the library that reads pictures and text."""
+
+    def __init__(self, config: ModelConfig, build: Builder) -> None:
+        super().__init__(config, build)
+        _take_older_names(build.weights)
+        self._dtype = build.dtype
+        self._hidden_size = config.hidden_size
+        self._largest = _largest(config.whole)
+
+    @staticmethod
+    def library_class(config: ModelConfig) -> Any:
+        """The class that takes pictures."""
+        return seeing_class(config)
+
+    @staticmethod
+    def library_config(config: ModelConfig, build: Builder) -> Any:
+        """Of the whole model."""
+        return seeing_config(config, build.dtype)
+
+    @staticmethod
+    def decoder_of(causal: Any) -> nn.Module:
+        """The language model within."""
+        decoder: nn.Module = causal.base_model.get_decoder()
+        return decoder
+
+    def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
+        if context.media is None:
+            return super().forward(token_ids, positions, context)
+        rows, values = context.media
+        self.route(context)
+        embedded = self._base.get_input_embeddings()(token_ids.long())
+        embedded = embedded.index_copy(0, rows, values.to(embedded.dtype))
+        return self.hidden(positions, inputs_embeds=embedded[None])
+
+    def encode(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        given = {
+            name: held.to(self._dtype) if held.is_floating_point() else held
+            for name, held in arrays.items()
+        }
+        made = self._inner.get_image_features(**given, return_dict=True).pooler_output
+        return torch.cat([part.reshape(-1, self._hidden_size) for part in made])
+
+    def largest_picture(self) -> Mapping[str, Array]:
+        return {"pixel_values": np.ones(self._largest, np.float32)}
+
+
+def _take_older_names(weights: WeightTable) -> None:
+    expected = weights.expected()
+    for stored, name in _OLDER_NAMES:
+        if any(held.startswith(name) for held in expected):
+            weights.rename(stored, name)
+
+
+def _largest(whole: Mapping[str, object]) -> tuple[int, ...]:
+    """Shape of the pixels of the picture that costs the most."""
+    vision = whole["vision_config"]
+    side = vision.get("image_size", 224) if isinstance(vision, dict) else 224
+    tiles = (_MOST_TILES,) if whole.get("model_type") in _TILED else ()
+    return (1, *tiles, 3, side, side)
