@@ -24,7 +24,7 @@ static void in_parts(int64_t n, int64_t k, Pack pack) {
 
 extern "C" {
 
-int ip_version() { return 4; }
+int ip_version() { return 5; }
 int ip_instruction_bytes() { return int(sizeof(Instruction)); }
 
 const char* ip_isa() {

@@ -16,10 +16,28 @@ void embed(const Walk& w, const Instruction& i, int thread) {
     }
 }
 
+bool takes_tiles(const Walk& w, const Instruction& i, int64_t rows) {
+#ifdef IP_TILES
+    return w.program.tiles && rows >= TILED_FROM && has_tiles(Kind(i.kind), i.rounded != 0);
+#else
+    return (void)w, (void)i, (void)rows, false;
+#endif
+}
+
+// Whether a linear gates its own outputs. Fewer rows wait for memory, which likes one stream of weights.
+bool gates(const Walk& w, const Instruction& i, int64_t rows) {
+    return i.gated && rows >= 2 * TURN && !takes_tiles(w, i, rows) && !takes_tiles(w, (&i)[1], rows);
+}
+
+// Whether the linear before this one has gated its input.
+bool is_fed(const Walk& w, const Instruction& i, int64_t rows) {
+    return i.prologue >= SILU_MUL && &i != w.program.instructions && gates(w, (&i)[-1], rows);
+}
+
 // One row of a linear's input: norm or gate, then the type that kernels of `kind` read.
 void prepare_row(const Walk& w, const Instruction& i, Kind kind, int64_t row, float* temporary, uint8_t* out) {
     const float* x = at(w, i.src, row, i.src_at);
-    switch (i.prologue) {
+    switch (is_fed(w, i, rows_of(i, w.step)) ? NONE : i.prologue) {
         case RMS: rms_norm(x, i.norm, i.k, float(i.eps), temporary); x = temporary; break;
         case SILU_MUL: gated<true>(x, i.k, temporary); x = temporary; break;
         case GELU_MUL: gated<false>(x, i.k, temporary); x = temporary; break;
@@ -30,6 +48,7 @@ void prepare_row(const Walk& w, const Instruction& i, Kind kind, int64_t row, fl
 
 // Shares of whole panel pairs, so that a panel's arithmetic is the same for any thread count.
 Span panels_of(const Walk& w, const Instruction& i, int thread) {
+    if (gates(w, i, rows_of(i, w.step))) return share(i.n / 32, thread, w.pool.threads());
     const int64_t panels = (i.n + 15) / 16;
     const Span pairs = share((panels + 1) / 2, thread, w.pool.threads());
     return {pairs.first * 2, std::min(pairs.last * 2, panels)};
@@ -42,7 +61,8 @@ Ahead next_weights(const Walk& w, const Instruction& here, int thread) {
     while (next < end && next->op != LINEAR) next++;
     if (next == end) next = &here;
     const int64_t stride = panel_bytes(Kind(next->kind), next->k);
-    return {next->weight + panels_of(w, *next, thread).first * stride, stride, 0};
+    const int64_t apart = gates(w, *next, rows_of(*next, w.step)) ? next->n / 32 * stride : stride;
+    return {next->weight + panels_of(w, *next, thread).first * stride, apart, 0};
 }
 
 // The input of a linear in turns. Few rows are prepared by each thread for itself; of a lone turn each
@@ -50,6 +70,7 @@ Ahead next_weights(const Walk& w, const Instruction& here, int thread) {
 const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int thread) {
     const int64_t pitch = input_bytes(Kind(i.kind), i.k), most = TURN;
     const int threads = w.pool.threads();
+    if (is_fed(w, i, rows) && GatedEpilogue::laid(Kind(i.kind))) return (const uint8_t*)at(w, i.src, 0, 0);
     float* temporary = (float*)w.program.scratch[thread];
     uint8_t* plain = w.program.scratch[thread] + (i.k * 4 + 63) / 64 * 64;
     uint8_t* own = plain + TURN * pitch;
@@ -82,10 +103,6 @@ const uint8_t* prepare(const Walk& w, const Instruction& i, int64_t rows, int th
 }
 
 #ifdef IP_TILES
-bool takes_tiles(const Walk& w, const Instruction& i, int64_t rows) {
-    return w.program.tiles && rows >= TILED_FROM && has_tiles(Kind(i.kind), i.rounded != 0);
-}
-
 // The input of a linear by tiles: each thread makes some rows.
 void prepare_tiles(const Walk& w, const Instruction& i, int64_t rows, int thread) {
     const TiledRows laid(Kind(i.kind), i.k, rows);
@@ -113,6 +130,12 @@ void linear(const Walk& w, const Instruction& i, int thread) {
     }
 #endif
     const uint8_t* x = prepare(w, i, rows, thread);
+    if (gates(w, i, rows)) {
+        const GatedEpilogue gated{(uint8_t*)e.out, e.pitch, i.n / 2, e.scale, e.bias, i.gated == SILU_MUL,
+                                  Kind((&i)[1].kind)};
+        return gated_matmul(Kind(i.kind), i.weight, x, i.k, rows, panels.first, panels.last,
+                            next_weights(w, i, thread), gated);
+    }
     matmul(Kind(i.kind), i.weight, x, i.k, rows, panels.first, panels.last, next_weights(w, i, thread), e);
 }
 

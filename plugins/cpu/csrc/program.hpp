@@ -2,9 +2,9 @@
 // The Python compiler writes the list; `rows` of an instruction is the step's token or sampled count.
 #pragma once
 #include "attention.hpp"
+#include "gated.hpp"
 #include "pack.hpp"
 #include "pool.hpp"
-#include "rows.hpp"
 #include "tile_attention.hpp"
 
 namespace ip {
@@ -37,6 +37,7 @@ struct Instruction {
     int64_t heads, kv_heads, dim, dim_v, rotary;
     int64_t window;
     int64_t rounded;                 // linear: its inputs are bf16 numbers
+    int64_t gated;                   // linear: the next one takes all its outputs by the prologue SILU_MUL or GELU_MUL
     double scale, softcap, eps;
     const uint8_t* weight;
     const float *weight_scale, *bias, *norm, *norm_k;

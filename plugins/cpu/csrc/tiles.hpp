@@ -200,7 +200,22 @@ inline void tile_int4_g32(const uint8_t* w, const uint32_t* x, int64_t k, Ahead 
     for (int m = 0; m < M; m++) acc[m] = total[m];
 }
 
-// acc[M][NB] += 16 outputs each; of the grouped kinds one panel at a time.
+template <int M, int NB>
+inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x, int64_t k, Ahead ahead, vf* acc);
+
+// Panels of a grouped kind, whose two sums a row leave registers for one at a time.
+template <int M, int NB>
+inline void one_by_one(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x, int64_t k, Ahead ahead,
+                       vf* acc) {
+    for (int b = 0; b < NB; b++, ahead.start += ahead.stride) {
+        vf one[M];
+        for (int m = 0; m < M; m++) one[m] = acc[m * NB + b];
+        tile<M, 1>(kind, w + b * stride, 0, x, k, ahead, one);
+        for (int m = 0; m < M; m++) acc[m * NB + b] = one[m];
+    }
+}
+
+// acc[M][NB] += 16 outputs each.
 template <int M, int NB>
 inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x, int64_t k, Ahead ahead,
                  vf* acc) {
@@ -208,6 +223,8 @@ inline void tile(Kind kind, const uint8_t* w, int64_t stride, const uint32_t* x,
         if (kind == INT8_G32) return tile_int8_g32<M>(w, x, k, ahead, acc);
         if (kind == INT8_G16) return tile_int8_g16<M>(w, x, k, ahead, acc);
         if (kind == INT4_G32) return tile_int4_g32<M>(w, x, k, ahead, acc);
+    } else if (grouped(kind)) {
+        return one_by_one<M, NB>(kind, w, stride, x, k, ahead, acc);
     }
     switch (kind) {
         case F32: return tile_f32<M, NB>(w, stride, x, k, ahead, acc);

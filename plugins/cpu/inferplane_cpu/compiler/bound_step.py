@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from inferplane_cpu.compiler.capture import Columns, Deferred, NotLoweredError, Symbol
-from inferplane_cpu.compiler.lower import IDS, Lowering
+from inferplane_cpu.compiler.lower import Lowering
+from inferplane_cpu.compiler.placement import IDS
 from inferplane_cpu.native.machine import NativeProgram, StepArrays
 
 __all__ = ["BoundStep"]

@@ -8,49 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from inferplane_cpu.compiler.capture import Columns, Deferred, Node, NotLoweredError, Symbol
+from inferplane_cpu.compiler.placement import IDS, Bindings, Pending, Place
 from inferplane_cpu.compiler.weights import PackedWeights
 from inferplane_cpu.native.library import Op, Prologue
 from inferplane_cpu.native.machine import ProgramBuilder
 from inferplane_cpu.native.packing import PackedWeight
 from inferplane_cpu.native.store import PanelKV
 
-__all__ = ["IDS", "Bindings", "Lowering", "Place"]
-
-IDS = -1  # in place of a buffer's number: the program's chosen ids
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a node's rows lie: columns from `at` of a buffer."""
-
-    buffer: int
-    at: int = 0
-
-
-@dataclass(slots=True)
-class Bindings:
-    """Which symbols feed the step's arrays; all groups' metadata come in order of first use."""
-
-    token_ids: Symbol | None = None
-    positions: Symbol | None = None
-    rows: Symbol | None = None
-    groups: list[Mapping[str, Symbol]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A norm or gate waiting for its reader."""
-
-    prologue: Prologue
-    source: Columns
-    norm: Tensor | None = None
-    eps: float = 0.0
+__all__ = ["Lowering"]
 
 
 class Lowering:
@@ -75,7 +45,7 @@ class Lowering:
         self._left = Counter({node: len(readers) for node, readers in self._readers.items()})
         self._left.update(columns.node for columns in outputs)
         self._outputs = {columns.node for columns in outputs}
-        self._pending: dict[Node, _Pending] = {}
+        self._pending: dict[Node, Pending] = {}
         self._free: dict[tuple[int, bool], list[int]] = {}
         self._handlers: Mapping[str, Callable[[Node], None]] = {
             "embedding": self._embedding,
@@ -163,7 +133,7 @@ class Lowering:
 
     def _rms_norm(self, node: Node) -> None:
         norm, source = node.attributes["weight"], node.inputs[0]
-        waiting = _Pending(Prologue.RMS, source, norm, node.attributes["eps"])
+        waiting = Pending(Prologue.RMS, source, norm, node.attributes["eps"])
         residual = self._residual(node) if norm.numel() == node.width else None
         if residual is None:
             self._pending[node] = waiting
@@ -171,7 +141,7 @@ class Lowering:
         self._norm_into(waiting, residual[1], node, add=True)
         self._added_into(*residual)
 
-    def _norm_into(self, waiting: _Pending, place: Place, node: Node, add: bool) -> None:
+    def _norm_into(self, waiting: Pending, place: Place, node: Node, add: bool) -> None:
         assert waiting.norm is not None
         if waiting.norm.numel() != node.width:
             raise NotLoweredError("a norm over parts of a row outside of attention")
@@ -192,7 +162,7 @@ class Lowering:
 
     def _gate(self, node: Node) -> None:
         kind = Prologue.SILU_MUL if node.attributes["act"] == "silu" else Prologue.GELU_MUL
-        self._pending[node] = _Pending(kind, node.inputs[0])
+        self._pending[node] = Pending(kind, node.inputs[0])
 
     def _linear(self, node: Node) -> None:
         source = node.inputs[0]
@@ -202,6 +172,8 @@ class Lowering:
         fused = waiting if whole and self._fits(waiting, source) else None
         read = fused.source if fused else source
         place = self._place(read)
+        if fused and self._alone(fused.source, source):
+            self.builder.gate(fused.prologue, place.buffer, weight.in_features)
         residual = self._residual(node)
         target = residual[1] if residual else self._new(node)
         bias = node.attributes.get("bias")
@@ -231,11 +203,16 @@ class Lowering:
         else:
             self.places[node] = target
 
-    def _fits(self, waiting: _Pending | None, source: Columns) -> bool:
+    def _fits(self, waiting: Pending | None, source: Columns) -> bool:
         """Whether a waiting norm covers the whole row (head norms do not)."""
         return waiting is not None and (
             waiting.norm is None or waiting.norm.numel() == source.node.width
         )
+
+    def _alone(self, wide: Columns, gated: Columns) -> bool:
+        """Whether nothing reads `wide` but the gate, and nothing the gate but one linear."""
+        both = (wide.node, gated.node)
+        return all(len(self._readers[n]) == 1 and n not in self._outputs for n in both)
 
     def _weight(self, weight: Tensor | PackedWeight) -> PackedWeight:
         if isinstance(weight, PackedWeight):
@@ -380,7 +357,7 @@ class Lowering:
             "sin": self.builder.keep(sin),
         }
 
-    def _head_norm(self, columns: Columns) -> _Pending | None:
+    def _head_norm(self, columns: Columns) -> Pending | None:
         waiting = self._pending.pop(columns.node, None)
         if waiting is None:
             return None

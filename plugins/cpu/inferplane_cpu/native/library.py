@@ -28,7 +28,7 @@ __all__ = [
     "load_library",
 ]
 
-VERSION = 4
+VERSION = 5
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"))
 _AVX2 = frozenset(("avx2", "fma", "f16c"))
 
@@ -76,7 +76,7 @@ class Instruction(Structure):
         *((name, c_int64) for name in ("op", "per_sample", "src", "dst", "src_at", "dst_at")),
         *((name, c_int64) for name in ("k", "n", "kind", "prologue", "add", "group", "layer")),
         *((name, c_int64) for name in ("heads", "kv_heads", "dim", "dim_v", "rotary", "window")),
-        ("rounded", c_int64),
+        *((name, c_int64) for name in ("rounded", "gated")),
         *((name, c_double) for name in ("scale", "softcap", "eps")),
         *((name, c_void_p) for name in ("weight", "weight_scale", "bias", "norm", "norm_k")),
         *((name, c_void_p) for name in ("cos", "sin")),

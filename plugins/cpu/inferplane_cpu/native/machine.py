@@ -138,6 +138,16 @@ class ProgramBuilder:
             **{**fields, "bias": self.keep(fields.get("bias"))},
         )
 
+    def gate(self, prologue: Prologue, src: int, width: int) -> None:
+        """The next linear alone reads `src`, gated by `prologue` to `width` columns: where the last
+        instruction is the linear that fills `src`, that one may gate its sums itself.
+        """
+        last = self.instructions[-1] if self.instructions else None
+        if last is None or prologue not in (Prologue.SILU_MUL, Prologue.GELU_MUL):
+            return
+        if (last.op, last.dst, last.dst_at, last.n, last.add) == (Op.LINEAR, src, 0, 2 * width, 0):
+            last.gated = int(prologue)
+
     def build(self, max_seqs: int, max_context: int) -> NativeProgram:
         """Freeze; working memory is sized for the largest step."""
         return NativeProgram(self, max_seqs, max_context)
