@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from inferplane.assumed_keys import ASSUMED, ASSUMED_WITHIN
 from inferplane.checkpoint import Checkpoint
 from inferplane.checkpoint.checked_keys import CheckedKeys
 from inferplane.errors import ModelError
@@ -19,34 +20,6 @@ _SCALED = ("linear", "llama3")
 ONLINE = ("int8", "int4", "fp8")
 """What weights can be quantised to while they are loaded."""
 ROPE_KINDS = ("default", "linear", "llama3", "yarn", "longrope", "factors")
-
-_ASSUMED: Mapping[str, Mapping[str, object]] = {
-    "gemma3_text": {
-        "head_dim": 256,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "query_pre_attn_scalar": 256,
-        "rope_local_base_freq": 10_000.0,
-        "rope_theta": 1_000_000.0,
-        "sliding_window": 4096,
-        "sliding_window_pattern": 6,
-        "tie_word_embeddings": True,
-        "vocab_size": 262_208,
-    },
-    "gpt2": {"hidden_act": "gelu_new", "tie_word_embeddings": True},
-    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
-    "mixtral": {"num_experts_per_tok": 2, "num_key_value_heads": 8, "num_local_experts": 8},
-    "qwen2": {"max_window_layers": 28, "sliding_window": 4096, "use_sliding_window": False},
-    "qwen3": {
-        "head_dim": 128,
-        "max_window_layers": 28,
-        "sliding_window": 4096,
-        "use_sliding_window": False,
-    },
-    "qwen3_moe": {"norm_topk_prob": False, "use_sliding_window": False},
-}
-"""What Hugging Face's config classes assume for keys that config.json leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +177,10 @@ def read_model_config(
 def _keys(checkpoint: Checkpoint) -> CheckedKeys:
     config = _merged(checkpoint.config)
     model_type = config.get("model_type")
-    assumed = _ASSUMED.get(model_type, {}) if isinstance(model_type, str) else {}
+    kind = model_type if isinstance(model_type, str) else ""
+    assumed = ASSUMED.get(kind, {})
+    if isinstance(checkpoint.config.get("text_config"), dict):
+        assumed = {**assumed, **ASSUMED_WITHIN.get(kind, {})}
     file = checkpoint.root if checkpoint.format == "gguf" else checkpoint.root / "config.json"
     return CheckedKeys(str(file), config, assumed)
 

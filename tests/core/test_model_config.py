@@ -12,6 +12,7 @@ import pytest
 from inferplane.checkpoint import open_checkpoint
 from inferplane.errors import ModelError
 from inferplane.model_config import ModelConfig, read_model_config
+from inferplane.models.pictures import image_token_id, takes_pictures
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -114,6 +115,31 @@ def test_end_tokens_of_both_files_are_joined_generation_first(tmp_path: Path) ->
 def test_the_language_part_of_a_multimodal_configuration_is_used(tmp_path: Path) -> None:
     config = read(tmp_path, text_config={"hidden_size": 32, "num_hidden_layers": 2})
     assert (config.hidden_size, config.num_layers, config.vocab_size) == (32, 2, 100)
+
+
+def test_a_language_part_that_says_little_is_what_its_class_assumes(tmp_path: Path) -> None:
+    """As LLaVA 1.5 was published."""
+    part = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064}
+    whole = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "text_config": part,
+        "vision_config": {"hidden_size": 1024, "num_hidden_layers": 24},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    config = read_model_config(open_checkpoint(tmp_path))
+    assert (config.hidden_size, config.num_layers, config.num_heads) == (4096, 32, 32)
+    assert (config.vocab_size, config.max_position, config.model_type) == (32064, 4096, "llama")
+    assert config.whole["model_type"] == "llava"
+    assert takes_pictures(config) and image_token_id(config) == 32000
+
+
+def test_an_image_token_that_is_no_token_is_refused(tmp_path: Path) -> None:
+    config = read(tmp_path, image_token_id=100)
+    assert not takes_pictures(config)
+    with pytest.raises(ModelError, match="image_token_id below vocab_size 100"):
+        image_token_id(config)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from inferplane.interfaces import (
 )
 from inferplane.launch import LaunchPlan, SchedulerConfig
 from inferplane.model_config import read_model_config
+from inferplane.models.pictures import image_token_id, takes_pictures
 from inferplane.plugins import Plugins
 from inferplane.testing.conformance.driver import Driver
 from inferplane.testing.tiny import write_tiny_model
@@ -137,6 +138,7 @@ def make_executor(
         str(model), "plain", "float32", max_model_len=256, max_num_seqs=8, max_batched_tokens=96
     )
     config = replace(base, **settings)  # type: ignore[arg-type]
+    numbers = read_model_config(open_checkpoint(model))
     plan = LaunchPlan(
         device="plain",
         plugin="plain",
@@ -145,9 +147,10 @@ def make_executor(
         config=config,
         scheduler=SchedulerConfig(),
         caps=caps,
-        model=read_model_config(open_checkpoint(model)).shape(),
+        model=numbers.shape(),
         topology=Topology(placement="inline"),
         lines=tuple(Plugins().catalogue.lines()),
+        image_token=image_token_id(numbers) if takes_pictures(numbers) else None,
     )
     shapes = platform.shapes(config, caps)
     context = WorkerContext(config, caps, plan.model, shapes, DiskCache(cache))

@@ -10,6 +10,7 @@ from inferplane.interfaces import (
     KVPlan,
     LayerKV,
     Logprobs,
+    MediaRows,
     Ragged,
     SamplingBatch,
     StepBatch,
@@ -22,6 +23,8 @@ def same(left: object, right: object) -> bool:
     """Equal in values, dtypes and shapes, however deep."""
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
         return left.dtype == right.dtype and np.array_equal(left, right, equal_nan=True)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, tuple) and isinstance(right, tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if is_dataclass(left) and type(left) is type(right):
@@ -67,6 +70,11 @@ def test_every_array_of_a_batch_crosses_with_dtype_and_shape() -> None:
         host_rows=ints(0),
         scored=np.zeros((0, 2), np.int32),
         num_scored_logprobs=4,
+        media=(
+            MediaRows(
+                "a", {"pixel_values": np.ones((1, 3, 2, 2), np.float32)}, 4, ints(1), ints(3)
+            ),
+        ),
         copied=np.array([[1, 2]], np.int32),
     )
     arrived = there_and_back(wire.Execute(batch), wire.ToWorker)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inferplane.checkpoint import Checkpoint, open_checkpoint
 from inferplane.checkpoint.sentence_layout import read_sentence_layout
+from inferplane.errors import ConfigError
 from inferplane.execution.dense_modules import behind_pooling, read_dense_module
 from inferplane.execution.pooling import Pooling, read_pooling
 from inferplane.interfaces import (
@@ -20,6 +21,7 @@ from inferplane.interfaces import (
     DeviceRuntime,
     Model,
     Progress,
+    SeesPictures,
     WorkerContext,
 )
 from inferplane.launch import LaunchPlan
@@ -72,6 +74,11 @@ def load_model(
         sees=plan.image_token is not None,
     )
     binder.choices.append(choice)
+    if plan.image_token is not None and not issubclass(architecture, SeesPictures):
+        raise ConfigError(
+            f"{choice.name} of {choice.owner} computes {config.architecture} and takes no pictures:"
+            " choose model_impl transformers"
+        )
     dtype = getattr(torch, config.dtype)
     world_size = communicator.world_size if communicator else 1
     with device.guard(), allocator.pool("weights"):

@@ -35,9 +35,21 @@ class _Given(nn.Module):
         """Some classes ask a part of the decoder by this name."""
         return self
 
-    def forward(self, *args: Any, **options: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+    def forward(self, *args: Any, **options: Any) -> _Answer:
+        return _Answer(self.hidden)
 
-        made = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
-        made.image_hidden_states = None  # classes that see pictures pass it on
-        return made
+
+class _Answer:
+    """What a decoder of the library returns: hidden states, and nothing of what else it may have
+    (caches, states of its layers or of pictures), which its class only passes on.
+    """
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from inferplane.errors import ConfigError, ModelError
 from inferplane.model_config import ModelConfig
+from inferplane.models.pictures import why_blind
 
 __all__ = [
     "causal_class",
@@ -33,6 +34,8 @@ def causal_class(config: ModelConfig) -> Any:
     library = _library(config.architecture)
     kind = getattr(library, config.architecture, None)
     known = library.MODEL_FOR_CAUSAL_LM_MAPPING.values()
+    if kind is not None and kind in library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.values():
+        raise ModelError(f"{config.architecture} is made to see, and here {why_blind(config)}")
     if kind is None or kind not in known:
         raise ModelError(
             f"no model {config.architecture!r}: nothing is registered for it, and transformers "

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +16,12 @@ from inferplane.interfaces import Array, ForwardContext, SeesPictures
 from inferplane.layers.build import Builder
 from inferplane.loading import WeightTable
 from inferplane.model_config import ModelConfig
+from inferplane.models.picture_sizes import largest_picture
 from inferplane.models.transformers_decoder import TransformersDecoder
 from inferplane.models.transformers_library import seeing_class, seeing_config
 
 __all__ = ["TransformersPictures"]
 
-_TILED = ("idefics3", "smolvlm")
-_MOST_TILES = 17
-"""Of one picture, where it is cut: 4 x 4 and the whole, as the models' own processors do."""
 _OLDER_NAMES = (
     ("language_model.lm_head.", "lm_head."),
     ("language_model.model.", "model.language_model."),
@@ -32,6 +29,7 @@ _OLDER_NAMES = (
     ("vision_tower.vision_model.", "model.vision_tower."),
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("image_newline", "model.image_newline"),
 )
 """What tensors are called in files and in the library's class; the first that the class has."""
 
@@ -44,7 +42,7 @@ class TransformersPictures(TransformersDecoder, SeesPictures):
         _take_older_names(build.weights)
         self._dtype = build.dtype
         self._hidden_size = config.hidden_size
-        self._largest = _largest(config.whole)
+        self._whole = config.whole
 
     @staticmethod
     def library_class(config: ModelConfig) -> Any:
@@ -80,7 +78,7 @@ class TransformersPictures(TransformersDecoder, SeesPictures):
         return torch.cat([part.reshape(-1, self._hidden_size) for part in made])
 
     def largest_picture(self) -> Mapping[str, Array]:
-        return {"pixel_values": np.ones(self._largest, np.float32)}
+        return largest_picture(self._whole)
 
 
 def _take_older_names(weights: WeightTable) -> None:
@@ -88,11 +86,3 @@ def _take_older_names(weights: WeightTable) -> None:
     for stored, name in _OLDER_NAMES:
         if any(held.startswith(name) for held in expected):
             weights.rename(stored, name)
-
-
-def _largest(whole: Mapping[str, object]) -> tuple[int, ...]:
-    """Shape of the pixels of the picture that costs the most."""
-    vision = whole["vision_config"]
-    side = vision.get("image_size", 224) if isinstance(vision, dict) else 224
-    tiles = (_MOST_TILES,) if whole.get("model_type") in _TILED else ()
-    return (1, *tiles, 3, side, side)

@@ -17,6 +17,8 @@ def expect_tensors(causal: Any, build: Builder) -> None:
     holders: dict[int, list[tuple[dict[str, Any], str, str]]] = {}
     stored = causal.state_dict(keep_vars=True)
     for path, module in causal.named_modules():
+        for name in module._non_persistent_buffers_set:  # which older files hold
+            build.weights.ignore(f"{path}.{name}" if path else name)
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
                 full = f"{path}.{name}" if path else name

@@ -1,10 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 
 from inferplane.engine.admission import Admission, beyond_device, refused_params
 from inferplane.errors import RequestError
 from inferplane.interfaces import SamplerCaps
+from inferplane.media import MediaItem
 from inferplane.request import Request
 from inferplane.sampling_params import SamplingParams
 from inferplane.testing.null import NarrowNullPlatform, NullPlatform
@@ -109,3 +111,52 @@ def test_what_is_refused_is_listed_beforehand() -> None:
     assert refused_params(SamplerCaps(("temperature",))) == ("prompt_logprobs",)
     alone = refused_params(SamplerCaps(("temperature", "seed"), host_rows=False))
     assert "temperature" not in alone and {"top_p", "bitmask", "prompt_logprobs"} <= set(alone)
+
+
+SEEING = Admission(NullPlatform.sampler, "acme", 100, image_token=9)
+
+
+def pictured(*places: tuple[int, int], arrays: bool = True) -> Request:
+    held = {"pixel_values": np.ones(1, np.float32)} if arrays else {}
+    items = tuple(
+        MediaItem(content_id="a", offset=offset, length=length, arrays=held)
+        for offset, length in places
+    )
+    return Request(
+        request_id="r",
+        prompt_ids=(1, 9, 9, 2, 9, 3, 9, 4),
+        items=items,
+        sampling=SamplingParams(max_tokens=4),
+    )
+
+
+def test_pictures_whose_ends_are_placeholders_are_taken() -> None:
+    SEEING.check(pictured((1, 4), (6, 1)))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(0, 3)],
+        [(1, 3)],
+        [(6, 3)],
+        [(-1, 2)],
+        [(1, 0)],
+        [(1, 4), (4, 1)],
+        [(6, 1), (1, 2)],
+    ],
+)
+def test_pictures_that_stand_elsewhere_are_refused(places: list[tuple[int, int]]) -> None:
+    with pytest.raises(RequestError, match="must begin and end with token 9"):
+        SEEING.check(pictured(*places))
+
+
+def test_a_picture_without_content_is_refused() -> None:
+    with pytest.raises(RequestError):
+        SEEING.check(pictured((1, 4), arrays=False))
+
+
+def test_a_model_that_does_not_see_refuses_pictures() -> None:
+    with pytest.raises(RequestError, match="takes no pictures") as refused:
+        FULL.check(pictured((1, 4)))
+    assert refused.value.code == "unsupported_feature"

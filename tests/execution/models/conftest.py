@@ -1,19 +1,27 @@
-"""Run a model without paging: every token attends to the whole sequence given to it."""
+"""Models as they are: without paging, every token before the last in sight; and models that see."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from inferplane import LLM, SamplingParams
 from inferplane.checkpoint import open_checkpoint
+from inferplane.config import current_environment
+from inferplane.engine.engine import Engine
+from inferplane.engine.messages import Admitted
+from inferplane.engine.placement import make_executor
+from inferplane.engine.start_up import Started, start_engine
 from inferplane.execution.host_runtime import HostRuntime
 from inferplane.hookspecs import Register
-from inferplane.interfaces import Capabilities, EngineConfig
+from inferplane.interfaces import Capabilities, EngineConfig, Executor
 from inferplane.layers.build import AttentionSite, Builder
 from inferplane.loading import iterate_weights
 from inferplane.model_config import ModelConfig, read_model_config
@@ -22,6 +30,13 @@ from inferplane.models.plugin import register_models
 from inferplane.ops.bind import Binder
 from inferplane.quantization.plugin import register_quantization_formats
 from inferplane.registry import Catalogue, Entry
+from inferplane.request import Request
+from inferplane.testing.tiny_pictures import (
+    IMAGE,
+    SEEING_KINDS,
+    picture_prompt,
+    write_seeing_model,
+)
 
 
 def builtins() -> list[tuple[str, Entry]]:
@@ -108,3 +123,100 @@ class Loaded:
 @pytest.fixture
 def load() -> Callable[..., Loaded]:
     return Loaded
+
+
+class Seeing:
+    """A tiny model that sees, and what the transformers library makes of it."""
+
+    count = 8
+    """Tokens of each continuation."""
+    page = 2 * 2 * 2 * 16 * 16 * 4
+    """Bytes of a KV block: layers x (K, V) x heads x size x tokens x float32."""
+
+    def __init__(self, folder: Path, kind: str, text: str = "") -> None:
+        self.folder = folder
+        self.kind = kind
+        self.reference = write_seeing_model(folder, kind, text)
+
+    @torch.inference_mode()
+    def continued(self, *seeds: int) -> list[int]:
+        """The library's greedy tokens without a cache; never another picture's place."""
+        start, items = picture_prompt(self.kind, *seeds)
+        ids = list(start)
+        axis = SEEING_KINDS[self.kind].axis
+        seen = {
+            name: torch.from_numpy(
+                np.concatenate(
+                    [item.arrays[name] for item in items], axis if name == "pixel_values" else 0
+                )
+            )
+            for name in items[0].arrays
+        }
+        for _ in range(self.count):
+            made = self.reference(input_ids=torch.tensor([ids]), use_cache=False, **seen)
+            logits = made.logits[0, -1]
+            logits[IMAGE] = -torch.inf
+            ids.append(int(logits.argmax()))
+        return ids[len(start) :]
+
+    def request(self, name: str, *seeds: int) -> Request:
+        """The same continuation, asked of an engine."""
+        ids, items = picture_prompt(self.kind, *seeds)
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=self.count,
+            seed=0,
+            ignore_eos=True,
+            logit_bias={IMAGE: -1e9},
+        )
+        return Request(request_id=name, prompt_ids=tuple(ids), items=items, sampling=sampling)
+
+    def serve(self, **settings: Any) -> LLM:
+        """The model, ready."""
+        given = {"max_model_len": 160, "max_num_seqs": 4, "max_batched_tokens": 256, **settings}
+        return LLM(str(self.folder), device="cpu", dtype="float32", **given)
+
+    def begun(self, **changes: Any) -> tuple[Started, Executor]:
+        """An engine whose parts a test may touch; `changes` are of its LaunchPlan."""
+        with self.serve() as llm:
+            plan = dataclasses.replace(llm.plan, **changes)
+        executor = make_executor(plan, current_environment())
+        return start_engine(executor, plan, lambda *_: None, b"root"), executor
+
+    @classmethod
+    def run(cls, llm: LLM, *requests: Request) -> dict[str, tuple[list[int], int]]:
+        """(tokens, prompt tokens found in the cache) of each request, all in one go."""
+        cls.begin(llm._engine, *requests)
+        return cls.finish(llm._engine)
+
+    @staticmethod
+    def begin(engine: Engine, *requests: Request) -> None:
+        for one in requests:
+            assert isinstance(engine.add(one), Admitted)
+
+    @staticmethod
+    def finish(engine: Engine) -> dict[str, tuple[list[int], int]]:
+        """Everything that was begun, to its end."""
+        made: dict[str, tuple[list[int], int]] = {}
+        while engine.busy or engine.outputs:
+            for output in engine.outputs:
+                assert not output.error, output.error
+                tokens, cached = made.get(output.request_id, ([], 0))
+                tokens += output.token_ids
+                made[output.request_id] = (tokens, max(cached, output.cached_tokens))
+            engine.outputs.clear()
+            engine.step()
+        return made
+
+
+@pytest.fixture(scope="session")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Seeing]:
+    """`seeing(kind, text)`: each made once."""
+    made: dict[tuple[str, str], Seeing] = {}
+
+    def make(kind: str, text: str = "") -> Seeing:
+        if (kind, text) not in made:
+            made[kind, text] = Seeing(tmp_path_factory.mktemp(kind), kind, text)
+        return made[kind, text]
+
+    return make
