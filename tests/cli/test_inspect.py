@@ -41,6 +41,25 @@ def test_files_picks_and_plan_are_told_as_json(folder, capsys) -> None:
     served = found["served_by"]
     assert served["device"] == "null" and "generate" in served["tasks"]
     assert served["model"].startswith("inferplane.models.qwen3:")
+    assert served["takes_pictures"] is False
+
+
+def test_a_model_that_sees_says_so_and_whose_class_it_is(tmp_path, capsys) -> None:
+    write_tiny_model(tmp_path, "llama")
+    text = json.loads((tmp_path / "config.json").read_text())
+    whole = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "image_token_id": 3,
+        "text_config": text,
+        "vision_config": {},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    served = inspected(capsys, str(tmp_path))["served_by"]
+    assert served["takes_pictures"] is True
+    assert served["model"].endswith(":TransformersPictures")
+    assert run(["inspect", str(tmp_path), *NULL]) == 0
+    assert "takes pictures" in capsys.readouterr().out
 
 
 def test_a_template_of_the_users_is_what_counts(folder, tmp_path, capsys) -> None:

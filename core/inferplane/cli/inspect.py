@@ -90,7 +90,8 @@ def _served(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "served by", f"nothing here: {one['reason']}"
         return
     yield "served by", f"{one['device']} ({one['plugin']} {one['version']}): {one['reason']}"
-    model = f"{one['model']} of {one['model_owner']}" if one["model"] else "no model code"
+    sees = ", takes pictures" if one["takes_pictures"] else ""
+    model = f"{one['model']} of {one['model_owner']}{sees}"
     yield "", f"model {model}; tasks {', '.join(one['tasks'])}"
     if one["quantization"]:
         yield "", f"quantization {one['quantization']}"

@@ -11,6 +11,7 @@ from inferplane.config import ModelSettings, ServeSettings, launch_settings
 from inferplane.errors import InferplaneError
 from inferplane.launch import LaunchPlan, LaunchSettings
 from inferplane.model_config import ModelConfig
+from inferplane.models.choice import model_entry
 from inferplane.planner import run_planner
 from inferplane.server.model_facts import weight_facts
 from inferplane.server.served_model import ServedModel, load_served_model
@@ -136,6 +137,7 @@ def _served_by(launch: LaunchSettings, config: ModelConfig) -> dict[str, Any]:
         "reason": plan.probe.reason,
         "tasks": list(plan.tasks),
         **_parts(plan, config),
+        "takes_pictures": plan.image_token is not None,
         "dtype": plan.config.dtype,
         "context": plan.config.max_model_len,
         "changes": [asdict(change) for change in plan.changes],
@@ -147,11 +149,12 @@ def _parts(plan: LaunchPlan, config: ModelConfig) -> dict[str, Any]:
     """Who offers the model's code and reads its weights."""
     lines = plan.catalogue()
     method = str(config.quantization.get("quant_method") or "")
-    models = lines["models"].candidates(config.architecture, plan.labels())
+    registered, sees = plan.model_impl == "auto", plan.image_token is not None
+    model = model_entry(lines, config.architecture, plan.labels(), registered=registered, sees=sees)
     formats = lines["quantization_formats"].candidates(method, plan.labels()) if method else ()
     return {
-        "model": models[0].target if models else None,
-        "model_owner": models[0].owner if models else None,
+        "model": model.target,
+        "model_owner": model.owner,
         "quantization": formats[0].target if formats else None,
     }
 

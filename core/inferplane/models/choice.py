@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferplane.interfaces import Choice
-from inferplane.registry import Catalogue
+from inferplane.registry import Catalogue, Entry
 
-__all__ = ["OTHERS", "OTHERS_THAT_SEE", "choose_model"]
+__all__ = ["OTHERS", "OTHERS_THAT_SEE", "choose_model", "model_entry"]
 
 OTHERS = "*"
 """Registered name of the class for architectures without an entry of their own."""
@@ -24,16 +24,27 @@ def choose_model(
     registered: bool = True,
     sees: bool = False,
 ) -> tuple[Any, Choice]:
-    """The Model class and why. Raises UnknownNameError where there is none, listing the known.
+    """The Model class and why; arguments and errors as in `model_entry`."""
+    entry = model_entry(catalogue, architecture, labels, registered=registered, sees=sees)
+    kind = entry.load()
+    return kind, Choice("model", architecture, kind.__name__, entry.owner)
+
+
+def model_entry(
+    catalogue: Catalogue,
+    architecture: str,
+    labels: Sequence[str],
+    *,
+    registered: bool = True,
+    sees: bool = False,
+) -> Entry:
+    """What is registered for it. Raises UnknownNameError where there is nothing, listing the known.
 
     Not `registered`: the class for all others even where the architecture has its own. `sees`: the
     model takes pictures.
     """
     models = catalogue["models"]
     own = models.candidates(architecture, labels) if registered else ()
-    entry = own[0] if own else None
-    if entry is None:
-        others = models.candidates(OTHERS_THAT_SEE if sees else OTHERS, labels)
-        entry = others[0] if others else models.get(architecture, labels)
-    kind = entry.load()
-    return kind, Choice("model", architecture, kind.__name__, entry.owner)
+    others = models.candidates(OTHERS_THAT_SEE if sees else OTHERS, labels)
+    found = (*own, *others)
+    return found[0] if found else models.get(architecture, labels)
