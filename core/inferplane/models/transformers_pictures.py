@@ -7,6 +7,7 @@ state; the decoder is served like any other. N placeholders, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class TransformersPictures(TransformersDecoder, SeesPictures):
         self._dtype = build.dtype
         self._hidden_size = config.hidden_size
         self._whole = config.whole
+        self._taken = frozenset(signature(self._inner.get_image_features).parameters)
 
     @staticmethod
     def library_class(config: ModelConfig) -> Any:
@@ -73,6 +75,7 @@ class TransformersPictures(TransformersDecoder, SeesPictures):
         given = {
             name: held.to(self._dtype) if held.is_floating_point() else held
             for name, held in arrays.items()
+            if name in self._taken  # processors also say what only they need: num_patches, …
         }
         made = self._inner.get_image_features(**given, return_dict=True).pooler_output
         return torch.cat([part.reshape(-1, self._hidden_size) for part in made])

@@ -59,6 +59,19 @@ def test_a_picture_that_does_not_fit_fails_its_request_alone(
     assert "cannot be encoded" in caplog.text
 
 
+def test_what_the_processor_says_beside_the_picture_is_not_asked_for(
+    seeing: Callable[..., Any],
+) -> None:
+    model = seeing("internvl")
+    asked = model.request("one", 1)
+    item = asked.items[0]
+    more = {**item.arrays, "num_patches": np.array([2])}
+    told = media_item(offset=item.offset, length=item.length, arrays=more)
+    with model.serve() as llm:
+        made = model.run(llm, msgspec.structs.replace(asked, items=(told,)))
+    assert made["one"][0] == model.continued(1)
+
+
 def test_older_names_of_tensors_are_known(seeing: Callable[..., Any], tmp_path: Path) -> None:
     """CLIP's tower had a level more, and a table of positions in the file."""
     model = seeing("llava")
