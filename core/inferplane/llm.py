@@ -23,6 +23,7 @@ from inferplane.engine.start_up import start_engine
 from inferplane.errors import ModelError, RequestError
 from inferplane.interfaces import Array, Choice
 from inferplane.launch import LaunchPlan, LaunchSettings
+from inferplane.media import MediaItem
 from inferplane.model_config import read_model_config
 from inferplane.model_tasks import class_labels
 from inferplane.offline_sequence import Child, Completion
@@ -97,20 +98,30 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        pictures: Sequence[Sequence[MediaItem]] | None = None,
     ) -> list[Completion]:
         """Complete every prompt, text or token ids, all in one go.
 
         `sampling` is for all prompts or one for each; None takes the model's own defaults. With
-        n > 1 a prompt's completions follow each other. Raises RequestError for a prompt or
-        parameter that cannot be served; then nothing is generated.
+        n > 1 a prompt's completions follow each other. `pictures` are those of each prompt, whose
+        ids hold their placeholders (`inferplane.media.media_item`). Raises RequestError for a
+        prompt or parameter that cannot be served; then nothing is generated.
         """
         self._require("generate")
         many = _as_prompts(prompts)
         params = self._params(sampling, len(many))
+        seen = pictures if pictures is not None else [()] * len(many)
+        if len(seen) != len(many):
+            raise RequestError(
+                "conflicting_fields",
+                f"pictures of {len(seen)} prompts for {len(many)} prompts: give () for one without",
+                "pictures",
+            )
         children = [
             child
-            for prompt, param in zip(many, params, strict=True)
-            for child in self._children(prompt, param)
+            for prompt, param, items in zip(many, params, seen, strict=True)
+            for child in self._children(prompt, param, tuple(items))
         ]
         open_children = {child.request.request_id: child for child in children}
         try:
@@ -267,7 +278,9 @@ class LLM:
                 "set task",
             )
 
-    def _children(self, prompt: Prompt, params: SamplingParams) -> list[Child]:
+    def _children(
+        self, prompt: Prompt, params: SamplingParams, items: tuple[MediaItem, ...]
+    ) -> list[Child]:
         ids = self._ids(prompt)
         if params.stop and self._tokenizer is None:
             raise RequestError("unsupported_feature", "stop strings need a tokenizer", "stop")
@@ -282,6 +295,7 @@ class LLM:
                 prompt_ids=ids,
                 sampling=sampling,
                 eos_ids=self._eos_ids,
+                items=items,
             )
             text = TextStream(self._tokenizer, sampling, ids) if self._tokenizer else None
             children.append(Child(request, index, text))

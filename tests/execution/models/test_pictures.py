@@ -10,6 +10,7 @@ import pytest
 
 from inferplane import LLM
 from inferplane.engine.replay import Replay
+from inferplane.errors import RequestError
 from inferplane.testing.tiny_pictures import SEEING_KINDS
 
 BLOCKS = 11
@@ -44,6 +45,21 @@ def test_the_decoder_within_may_be_of_another_family(
     model = seeing("llava", "qwen2")
     with model.serve() as llm:
         assert model.run(llm, model.request("one", 1))["one"][0] == model.continued(1)
+
+
+def test_a_program_without_a_server_gives_pictures_with_its_prompts(
+    seeing: Callable[..., Any],
+) -> None:
+    model = seeing("smolvlm")
+    asked = [model.request("one", 1), model.request("none", 2)]
+    prompts = [list(one.prompt_ids) for one in asked]
+    with model.serve() as llm:
+        sampling = asked[0].sampling
+        made = llm.generate(prompts, sampling, pictures=[asked[0].items, ()])
+        with pytest.raises(RequestError, match="pictures of 1 prompts for 2"):
+            llm.generate(prompts, sampling, pictures=[()])
+    assert list(made[0].token_ids) == model.continued(1)
+    assert list(made[1].token_ids) != model.continued(2)
 
 
 def test_equal_text_hits_the_cache_under_an_equal_picture_alone(
