@@ -76,7 +76,7 @@ def proof_step(example: Mapping[str, Tensor], tokens: int) -> dict[str, Tensor]:
     """One prompt of at most 16 tokens, all in block 0, in the shape of the example's inputs."""
     count = torch.arange(tokens, dtype=torch.int32)
     by_name = {
-        "token_ids": 29 + 7 * count,
+        "token_ids": 29 + 5 * count,
         "positions": count,
         "token_source": torch.full((tokens,), -1, dtype=torch.int32),
         "rows": torch.tensor([max(tokens - 2, 0), tokens - 1], dtype=torch.int32),
