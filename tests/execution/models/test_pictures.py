@@ -10,7 +10,9 @@ import pytest
 
 from inferplane import LLM
 from inferplane.engine.replay import Replay
+from inferplane.engine.workers import WorkerExecutor
 from inferplane.errors import RequestError
+from inferplane.interfaces import Topology
 from inferplane.testing.tiny_pictures import SEEING_KINDS
 
 BLOCKS = 11
@@ -132,3 +134,27 @@ def test_a_preempted_request_sees_its_pictures_again(
     assert preemptions > 0
     for seed in (1, 2, 3, 4):
         assert made[str(seed)][0] == model.continued(seed)
+
+
+def test_a_worker_that_dies_is_replaced_by_one_that_sees_the_same(
+    seeing: Callable[..., Any],
+) -> None:
+    """The pictures cross to a process of their own, and to its successor."""
+    model = seeing("llava")
+    started, executor = model.begun(topology=Topology(placement="worker"))
+    assert isinstance(executor, WorkerExecutor)
+    try:
+        engine = started.engine
+        model.begin(engine, model.request("a", 1, 2), model.request("b", 2))
+        while not engine.outputs:
+            engine.step()
+        executor.kill()
+        executor.load(lambda *_: None)
+        executor.plan_kv()
+        executor.start(started.kv, lambda *_: None)
+        engine.worker_replaced()
+        made = model.finish(engine)
+    finally:
+        executor.close()
+    assert made["a"][0] == model.continued(1, 2)
+    assert made["b"][0] == model.continued(2)
