@@ -297,6 +297,12 @@ class ServeSettings:
         "Keep the line with which agents begin their system text in POST /v1/messages; it differs "
         "each time, so that no prefix is found in the cache.",
     )
+    allow_media_domains: tuple[str, ...] = _server(
+        (),
+        kinds.NAMES,
+        "Hosts from which pictures may be fetched, over https and at public addresses only; a port "
+        "other than 443 is named as HOST:PORT.",
+    )
     chat_template: Path | None = None
     generation_config: str = "model"
 

@@ -9,12 +9,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from inferplane.server.answers.chat_events import ChoiceReader
+from inferplane.server.chat_prompt import chat_prompt
 from inferplane.server.constraints import grammar_of
 from inferplane.server.context import ServerContext, Serving
-from inferplane.server.conversation import chat_text
+from inferplane.server.errors import ApiError
 from inferplane.server.generation import Generation, Order
 from inferplane.server.handling import Asked
-from inferplane.server.prompts import Prompt, check_length, encode, truncated
+from inferplane.server.prompts import Prompt, check_length, truncated
 from inferplane.server.sampling import check_model_bounds, sampling_params
 from inferplane.server.schema.report import Report
 from inferplane.server.schema.tools import ToolUse, tool_use
@@ -62,11 +63,17 @@ async def prepare_chat(
     priority = asked.priority(context)
     report.raise_problems()
     max_len = serving.info.max_model_len
-    text = await chat_text(serving.model, found, context.limits, max_len, report)
-    report.raise_problems()
-    ids = await encode(serving.model, text, found.get("add_special_tokens", False))
-    ids = truncated(ids, found, max_len, max_tokens or 1, report)
-    prompt = Prompt(ids, param="messages")
+    made = await chat_prompt(context, serving.model, found, max_len, report, asked.caller.name)
+    text = made.text
+    ids = truncated(made.ids, found, max_len, max_tokens or 1, report)
+    if made.items and len(ids) < len(made.ids):
+        raise ApiError.of(
+            "unsupported_feature",
+            "a prompt with pictures cannot be truncated",
+            "truncate_prompt_tokens",
+            "send fewer pictures or less text",
+        )
+    prompt = Prompt(ids, param="messages", items=made.items)
     check_length(prompt, max_tokens, serving)
     use = tool_use(found)
     row = _format(serving.model, use)
@@ -91,17 +98,17 @@ async def prepare_chat(
     return ChatOrder(Generation(context, serving, order), reader)
 
 
-async def count_chat(context: ServerContext, found: Mapping[str, Any], report: Report) -> int:
-    """Tokens of a chat's prompt, by the tokenizer alone.
+async def count_chat(
+    context: ServerContext, found: Mapping[str, Any], report: Report, tenant: str
+) -> int:
+    """Tokens of a chat's prompt, without the engine.
 
     `found` as in `prepare_chat`. Raises ApiError or RequestError with those names.
     """
     model = await context.model()
     info = context.engine.info
     max_len = context.settings.launch.config.max_model_len if info is None else info.max_model_len
-    text = await chat_text(model, found, context.limits, max_len, report)
-    report.raise_problems()
-    return len(await encode(model, text, False))
+    return len((await chat_prompt(context, model, found, max_len, report, tenant)).ids)
 
 
 def _format(model: ServedModel, use: ToolUse) -> Format:

@@ -21,6 +21,7 @@ from inferplane.server.auth import KeyRing, new_secret
 from inferplane.server.errors import ApiError, Problem
 from inferplane.server.lifecycle import Lifecycle
 from inferplane.server.limits import Limits
+from inferplane.server.media.fetching import Fetcher
 from inferplane.server.metrics import Metrics
 from inferplane.server.routing import GatedRouter
 from inferplane.server.served_model import ServedModel, load_served_model
@@ -109,13 +110,25 @@ class ServerContext:
         self.gate: GatedRouter | None = None
         """The routes, once they are put together."""
         limits = self.limits
+        self.fetcher = Fetcher(
+            settings.allow_media_domains,
+            most_bytes=limits.media_bytes,
+            most_s=limits.media_fetch_s,
+        )
         self.files = StoredFiles(self.state, limits.files, limits.files_bytes)
         self._model: asyncio.Task[ServedModel] | None = None
         self._grammars: GrammarCompiler | None = None
 
     def start(self, load: Callable[[ServeSettings], ServedModel] = load_served_model) -> None:
         """Begin to load the model's front-end part, beside the event loop."""
-        self._model = asyncio.create_task(asyncio.to_thread(load, self.settings))
+
+        def ready() -> ServedModel:
+            model = load(self.settings)
+            if model.pictures is not None:
+                model.pictures.start()
+            return model
+
+        self._model = asyncio.create_task(asyncio.to_thread(ready))
         for begin in self.on_start:
             begin()
 

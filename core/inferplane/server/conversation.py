@@ -123,16 +123,19 @@ def _shaped(message: Mapping[str, Any], knows_developer: bool) -> dict[str, Any]
     if content is None:
         made["content"] = ""
     elif isinstance(content, list):
-        made["content"] = [
-            {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
-            for part in content
-        ]
+        made["content"] = [_part(part) for part in content]
     thought = made.get("reasoning_content", made.get("reasoning"))
     if thought is not None:
         made["reasoning"] = made["reasoning_content"] = thought
     if "tool_calls" in made:
         made["tool_calls"] = [_call(call) for call in made["tool_calls"]]
     return made
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, str]:
+    if part.get("type") == "image_url":
+        return {"type": "image"}
+    return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class Generation:
             priority=order.priority,
             cache_domain=cache_domain(self.context.secret, order.caller, order.cache_salt),
             deadline_s=order.deadline_s or self.context.limits.request_s,
+            items=prompt.items,
         )
 
     def _note_order(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["MEDIA_BODY_BYTES", "Limits"]
 
 _MIB = 1024 * 1024
+MEDIA_BODY_BYTES = 64 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,7 @@ class Limits:
     """Breaking one is a 4xx that names it (docs/http-api.md 3.4)."""
 
     body_bytes: int = 8 * _MIB
+    """MEDIA_BODY_BYTES for a model that takes pictures."""
     header_bytes: int = 32 * 1024
     header_fields: int = 100
     url_bytes: int = 8 * 1024
@@ -47,6 +49,12 @@ class Limits:
     """Entries of logit_bias, allowed, bad and stop ids."""
     cache_salt_characters: int = 1024
     tools: int = 128
+    media_items: int = 8
+    """Pictures of one request."""
+    media_bytes: int = 20_000_000
+    """Of one picture, as it is sent."""
+    media_pixels: int = 50_000_000
+    media_fetch_s: float = 5.0
     ping_s: float = 15.0
     """Longest silence of a stream."""
     request_s: float = 600.0

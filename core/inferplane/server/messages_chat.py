@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inferplane.server.schema.pictures import picture_part
 from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.report import Report
 
@@ -16,7 +17,7 @@ _ATTRIBUTION = "x-anthropic-billing-header:"
 """Begins the line that an agent puts first in its system text. It differs from request to request,
 so that with it no prefix would ever be found in the cache."""
 _PLACES: Mapping[str, frozenset[str]] = {
-    "user": frozenset(("text", "document", "tool_result")),
+    "user": frozenset(("text", "document", "image", "tool_result")),
     "assistant": frozenset(("text", "tool_use", "thinking", "redacted_thinking")),
     "system": frozenset(("text", "document")),
 }
@@ -87,29 +88,31 @@ class _Turns:
         if role == "assistant":
             self._say(content)
         else:
-            self._hear(role, content)
+            self._hear(role, content, path)
 
-    def add(self, role: str, texts: Sequence[str]) -> dict[str, Any]:
-        """The message of a role's texts: the last one if it is the same role's."""
+    def add(self, role: str, said: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
+        """The message of a role's texts and pictures: the last one if it is the same role's."""
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] != role or "tool_calls" in last:
             last = {"role": role, "content": ""}
             self.messages.append(last)
-        last["content"] = "\n".join(text for text in (last["content"], *texts) if text)
+        last["content"] = _together(last["content"], said)
         return last
 
-    def _hear(self, role: str, blocks: Sequence[Mapping[str, Any]]) -> None:
-        texts: list[str] = []
-        for block in blocks:
+    def _hear(self, role: str, blocks: Sequence[Mapping[str, Any]], path: str) -> None:
+        said: list[str | dict[str, Any]] = []
+        for place, block in enumerate(blocks):
             if block["type"] == "tool_result":
-                if texts:
-                    self.add(role, texts)
-                    texts = []
+                if said:
+                    self.add(role, said)
+                    said = []
                 self.messages.append(self._result(block))
+            elif block["type"] == "image":
+                said.append(_picture(block["source"], f"{path}.{place}"))
             else:
-                texts.append(_text(block))
-        if texts or not blocks:
-            self.add(role, texts)
+                said.append(_text(block))
+        if said or not blocks:
+            self.add(role, said)
 
     def _result(self, block: Mapping[str, Any]) -> dict[str, Any]:
         content = block.get("content", "")
@@ -135,6 +138,24 @@ class _Turns:
         self._tool_names[block["id"]] = block["name"]
         function = {"name": block["name"], "arguments": block["input"]}
         return {"id": block["id"], "type": "function", "function": function}
+
+
+def _together(
+    before: str | list[dict[str, Any]], said: Sequence[str | dict[str, Any]]
+) -> str | list[dict[str, Any]]:
+    """Content with more of it: a text, or parts where there is a picture."""
+    first = [before] if isinstance(before, str) else before
+    every = [one for one in (*first, *said) if one]
+    texts = [one for one in every if isinstance(one, str)]
+    if len(texts) == len(every):
+        return "\n".join(texts)
+    return [{"type": "text", "text": one} if isinstance(one, str) else one for one in every]
+
+
+def _picture(source: Mapping[str, Any], path: str) -> dict[str, Any]:
+    if source["type"] == "url":
+        return picture_part(path, url=source["url"])
+    return picture_part(path, base64=source["data"])
 
 
 def _text(block: Mapping[str, Any]) -> str:

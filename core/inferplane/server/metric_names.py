@@ -165,6 +165,13 @@ _ROWS = (
         buckets=_TOKENS,
         alias="iteration_tokens_total",
     ),
+    Metric("media_items", "counter", "Pictures read, and refused ones.", ("result",)),
+    Metric(
+        "media_seconds",
+        "histogram",
+        "Fetching, decoding and preparing a request's pictures.",
+        buckets=_SECONDS,
+    ),
     Metric("steps", "counter", "Steps run."),
     Metric("spec_drafts", "counter", "Drafts made.", alias="spec_decode_num_drafts_total"),
     Metric(

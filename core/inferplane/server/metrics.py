@@ -50,9 +50,11 @@ class Metrics:
         self.request_n = self._histogram("request_n")
         self.request_max_tokens = self._histogram("request_max_tokens")
         self.step_tokens = self._histogram("step_tokens")
+        self.media_seconds = self._histogram("media_seconds")
         self.ready = self._gauge("ready")
         self._http_requests = self._labelled_counter("http_requests")
         self._http_seconds = self._labelled_histogram("http_request_seconds")
+        self._media_items = self._labelled_counter("media_items")
         self._warnings = self._labelled_counter("warnings")
         self._connections_refused = self._labelled_counter("connections_refused")
         self._auth_failures = self._labelled_counter("auth_failures")
@@ -85,6 +87,10 @@ class Metrics:
     def note_warning(self, code: str) -> None:
         """A field was accepted but not quite obeyed."""
         self._warnings.labels(*self.identity, code).inc()
+
+    def note_picture(self, result: str) -> None:
+        """A picture of a request was `read` or `refused`."""
+        self._media_items.labels(*self.identity, result).inc()
 
     def note_refused_connection(self, reason: str) -> None:
         """The guard ended a connection."""

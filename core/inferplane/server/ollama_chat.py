@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from inferplane.server.schema.pictures import picture_part
 from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.report import Report
 
@@ -57,7 +58,8 @@ def chat_fields(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def generate_fields(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a chat of one question."""
-    messages = [{"role": "user", "content": found.get("prompt", "")}]
+    content = _content(found.get("prompt", ""), found, "images")
+    messages = [{"role": "user", "content": content}]
     if found.get("system"):
         messages.insert(0, {"role": "system", "content": found["system"]})
     return _shared(found) | {"messages": messages}
@@ -92,7 +94,8 @@ def _messages(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     open_calls: list[tuple[str, str]] = []
     for number, message in enumerate(given):
-        one: dict[str, Any] = {"role": message["role"], "content": message.get("content", "")}
+        content = _content(message.get("content", ""), message, f"messages.{number}.images")
+        one: dict[str, Any] = {"role": message["role"], "content": content}
         if "thinking" in message:
             one["reasoning"] = message["thinking"]
         if message.get("tool_calls"):
@@ -105,6 +108,15 @@ def _messages(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             one |= _reference(message, open_calls)
         made.append(one)
     return made
+
+
+def _content(text: str, holder: Mapping[str, Any], path: str) -> str | list[dict[str, Any]]:
+    """The text; after the pictures of `holder`, if it has some."""
+    pictures = [
+        picture_part(f"{path}.{place}", path, base64=data)
+        for place, data in enumerate(holder.get("images") or ())
+    ]
+    return [*pictures, {"type": "text", "text": text}] if pictures else text
 
 
 def _call(call: Mapping[str, Any], id: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inferplane.media import MediaItem
 from inferplane.server.context import Serving
 from inferplane.server.errors import ApiError
 from inferplane.server.limits import Limits
@@ -28,6 +29,8 @@ class Prompt:
     """As the client wrote it; None = it came as ids, or as messages."""
     param: str = "prompt"
     """Path of the field it came from."""
+    items: tuple[MediaItem, ...] = ()
+    """Its pictures."""
 
 
 def check_characters(size: int, serving_len: int, limits: Limits, param: str) -> None:
@@ -82,10 +85,18 @@ def check_length(prompt: Prompt, asked: int | None, serving: Serving) -> None:
         room = info.max_model_len - size
         raise ApiError.of(
             "context_length_exceeded",
-            f"the prompt has {size} tokens and {wanted} more are asked for; the context is "
-            f"{info.max_model_len} tokens",
+            f"the prompt has {size} tokens{_of_pictures(prompt)} and {wanted} more are asked for; "
+            f"the context is {info.max_model_len} tokens",
             prompt.param if room < 1 else "max_tokens",
             f"ask for at most {room} tokens"
             if room >= 1
             else "shorten the prompt, or send truncate_prompt_tokens: -1",
         )
+
+
+def _of_pictures(prompt: Prompt) -> str:
+    count = len(prompt.items)
+    if count == 0:
+        return ""
+    size = sum(item.length for item in prompt.items)
+    return f", {size} of them for {count} picture{'s' if count > 1 else ''},"

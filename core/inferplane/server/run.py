@@ -17,15 +17,18 @@ from types import FrameType
 import uvicorn
 import uvloop
 
+from inferplane.checkpoint import open_checkpoint
 from inferplane.config import ServeSettings
 from inferplane.engine.client import EngineClient
 from inferplane.errors import AddressError, ConfigError, EngineError, InferplaneError
+from inferplane.model_config import read_model_config
+from inferplane.models.pictures import takes_pictures
 from inferplane.server.app import App, add_foreign_routes, create_app
 from inferplane.server.banner import Banner
 from inferplane.server.context import ServerContext
 from inferplane.server.guard import Guard
 from inferplane.server.key_file import KeyFile
-from inferplane.server.limits import Limits
+from inferplane.server.limits import MEDIA_BODY_BYTES, Limits
 from inferplane.server.probe_port import ProbePort
 from inferplane.server.request_log import configure_logging
 from inferplane.server.routes.metrics import refresh
@@ -140,9 +143,18 @@ def make_server(
     certificate = Certificate.of(settings, logging.getLogger("inferplane.server"))
     tracing = Tracing.to(settings.otlp_endpoint) if settings.otlp_endpoint else None
     client = EngineClient.launch(settings.launch)
-    context = ServerContext(settings, client, limits)
+    context = ServerContext(settings, client, limits or _limits_of(settings))
     context.tracing = tracing
     return DrainingServer(context, create_app(context), banner, certificate)
+
+
+def _limits_of(settings: ServeSettings) -> Limits:
+    """Bodies with pictures are larger. A checkpoint that cannot be read fails when it is loaded."""
+    try:
+        config = read_model_config(open_checkpoint(Path(settings.launch.config.model)))
+    except InferplaneError:
+        return Limits()
+    return Limits(body_bytes=MEDIA_BODY_BYTES) if takes_pictures(config) else Limits()
 
 
 async def run_server(server: DrainingServer, listener: socket.socket) -> int:

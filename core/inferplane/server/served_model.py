@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,13 @@ import jiter
 from inferplane.checkpoint import Checkpoint, open_checkpoint
 from inferplane.checkpoint.sentence_layout import read_sentence_layout
 from inferplane.config import ServeSettings
-from inferplane.errors import ConfigError
+from inferplane.errors import ConfigError, ModelError
 from inferplane.model_config import ModelConfig, read_model_config
 from inferplane.model_tasks import class_labels
+from inferplane.models.pictures import image_token_id, takes_pictures
+from inferplane.server.limits import Limits
+from inferplane.server.media.picture_processor import PictureProcessor
+from inferplane.server.media.prompt import PictureToken
 from inferplane.server.schema.kinds import Kind, Number, Whole
 from inferplane.server.schema.report import Report
 from inferplane.server.tools.formats import Format, Pick, format_named, pick_format
@@ -61,11 +66,15 @@ class ServedModel:
     """Lengths to which embeddings may be shortened; () = the model was not trained for it."""
     labels: tuple[str, ...] = ()
     """Names of a classifier's classes."""
+    pictures: PictureProcessor | None = None
+    """Prepares pictures; None = the model takes none."""
 
     def close(self) -> None:
         """End what runs for it."""
         if self.template is not None:
             self.template.close()
+        if self.pictures is not None:
+            self.pictures.close()
 
 
 def load_served_model(settings: ServeSettings) -> ServedModel:
@@ -73,7 +82,9 @@ def load_served_model(settings: ServeSettings) -> ServedModel:
     checkpoint = open_checkpoint(Path(settings.launch.config.model))
     tokenizer = load_tokenizer(checkpoint)
     config = read_model_config(checkpoint)
-    template = _template(settings, checkpoint, tokenizer)
+    pictures = _pictures(checkpoint, config, tokenizer)
+    token = None if pictures is None else (pictures.token.text, pictures.token.mark)
+    template = _template(settings, checkpoint, tokenizer, token)
     pick = pick_format(None if template is None else template.source, config.architecture)
     rows = (pick.format, format_named("hermes"))
     return ServedModel(
@@ -87,7 +98,25 @@ def load_served_model(settings: ServeSettings) -> ServedModel:
         read_sentence_layout(checkpoint).normalize,
         _sizes(config),
         class_labels(config),
+        pictures,
     )
+
+
+def _pictures(
+    checkpoint: Checkpoint, config: ModelConfig, tokenizer: Tokenizer
+) -> PictureProcessor | None:
+    """What prepares pictures, not started yet."""
+    if not takes_pictures(config):
+        return None
+    id = image_token_id(config)
+    text = tokenizer.backend.id_to_token(id)
+    if not text or tokenizer.encode(text) != [id]:
+        raise ModelError(
+            f"{checkpoint.root}: the tokenizer does not read token {id} as one, by which "
+            "config.json marks pictures; serve it with its own tokenizer.json"
+        )
+    token = PictureToken(id, text, f"<<picture-{secrets.token_hex(16)}>>")
+    return PictureProcessor(checkpoint.root, token, Limits().media_pixels)
 
 
 def _sizes(config: ModelConfig) -> tuple[int, ...]:
@@ -104,15 +133,19 @@ def _markers(tokenizer: Tokenizer, row: Format) -> frozenset[int]:
 
 
 def _template(
-    settings: ServeSettings, checkpoint: Checkpoint, tokenizer: Tokenizer
+    settings: ServeSettings,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    picture: tuple[str, str] | None,
 ) -> ChatTemplate | None:
     if settings.chat_template is not None:
         source = _read(settings.chat_template, "chat template")
-        return ChatTemplate(source, tokenizer, origin=str(settings.chat_template))
+        origin = str(settings.chat_template)
+        return ChatTemplate(source, tokenizer, origin=origin, picture=picture)
     if checkpoint.chat_template is None:
         return None
     origin = f"the chat template of {checkpoint.root}"
-    return ChatTemplate(checkpoint.chat_template, tokenizer, origin=origin)
+    return ChatTemplate(checkpoint.chat_template, tokenizer, origin=origin, picture=picture)
 
 
 def _defaults(settings: ServeSettings, checkpoint: Checkpoint) -> dict[str, float]:

@@ -27,10 +27,26 @@ class ChatTemplate:
     `names` are those a caller may set through `chat_template_kwargs`.
     """
 
-    def __init__(self, source: str, tokenizer: Tokenizer, *, origin: str = "chat template") -> None:
-        """Starts the process. Raises ModelError naming `origin` for a template it cannot use."""
+    def __init__(
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        *,
+        origin: str = "chat template",
+        picture: tuple[str, str] | None = None,
+    ) -> None:
+        """Starts the process. Raises ModelError naming `origin` for a template it cannot use.
+
+        `picture` is what the template writes for a picture, and the mark that is written instead:
+        a secret, so that no text of a message can be taken for a picture. None = there are none.
+        """
         self.source = source
-        greeting = Greeting(source, dict(tokenizer.special_tokens))
+        written, self._mark = picture or ("", "")
+        special = dict(tokenizer.special_tokens)
+        if written:
+            source = source.replace(written, self._mark)
+            special = {name: self._mark if t == written else t for name, t in special.items()}
+        greeting = Greeting(source, special, self._mark)
         self._process = LimitedProcess(
             "inferplane.tokenization.template_child",
             msgspec.msgpack.encode(greeting),
@@ -49,6 +65,7 @@ class ChatTemplate:
             )
         self.takes_strings = described.takes_strings
         self.takes_parts = described.takes_parts
+        self.takes_pictures = described.takes_pictures
         self.reads = frozenset(described.names)
         self.names = self.reads - _OWN_NAMES - tokenizer.special_tokens.keys()
         self.takes_tools = "tools" in self.reads
@@ -69,7 +86,8 @@ class ChatTemplate:
     ) -> str:
         """The prompt text. Blocks for up to a second, so event loops call it in a thread.
 
-        Content is a string or a list of text parts; either becomes the form the template takes.
+        Content is a string or a list of text and image parts; either becomes the form the template
+        takes, each picture one mark.
         Raises RequestError `template_rejected` with the template's own words, or `unknown_field`
         for a name in `template_kwargs` that it does not read.
         """
@@ -115,12 +133,19 @@ class ChatTemplate:
 
     def _shaped(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content")
+        if isinstance(content, list) and any(part["type"] == "image" for part in content):
+            if self.takes_pictures:
+                return dict(message)
+            content = [self._written(part) for part in content]
         if isinstance(content, list) and self.takes_strings:
             return {**message, "content": _joined(content)}
         if isinstance(content, str | list) and not self.takes_strings:
             text = content if isinstance(content, str) else _joined(content)
             return {**message, "content": [{"type": "text", "text": text}]}
         return dict(message)
+
+    def _written(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"type": "text", "text": self._mark} if part["type"] == "image" else part
 
     def _tailed(self, message: dict[str, Any]) -> dict[str, Any]:
         content = message.get("content")

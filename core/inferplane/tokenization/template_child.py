@@ -87,6 +87,7 @@ class Renderer:
 
     def __init__(self, greeting: Greeting) -> None:
         self.special_tokens = greeting.special_tokens
+        self.picture_mark = greeting.picture_mark
         made = environment()
         self.template = made.from_string(greeting.source)
         names = jinja2.meta.find_undeclared_variables(made.parse(greeting.source))
@@ -96,12 +97,20 @@ class Renderer:
         """Tries which form of content comes out as text."""
         as_string = self._shows(_PROBE)
         as_parts = self._shows([{"type": "text", "text": _PROBE}])
-        return Described(self.names, as_string or not as_parts, as_parts)
+        takes_pictures = self.picture_mark != "" and self._shows_a_picture()
+        return Described(self.names, as_string or not as_parts, as_parts, takes_pictures)
 
     def _shows(self, content: object) -> bool:
+        text = self._tried(content)
+        return _PROBE in text and "'type'" not in text
+
+    def _shows_a_picture(self) -> bool:
+        text = self._tried([{"type": "image"}, {"type": "text", "text": _PROBE}])
+        return _PROBE in text and "'type'" not in text and text.count(self.picture_mark) == 1
+
+    def _tried(self, content: object) -> str:
         messages = [{"role": "user", "content": content}]
-        answer = self.render(Render(messages, None, None, True, {}))
-        return _PROBE in answer.text and "'type'" not in answer.text
+        return self.render(Render(messages, None, None, True, {})).text
 
     def render(self, request: Render) -> Answer:
         """The text of one conversation; whatever the template raises becomes part of the answer."""

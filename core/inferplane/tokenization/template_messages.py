@@ -14,6 +14,8 @@ class Greeting(msgspec.Struct, frozen=True):
 
     source: str
     special_tokens: dict[str, str]
+    picture_mark: str = ""
+    """What the template writes for a picture; "" = the model takes none."""
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -23,6 +25,8 @@ class Described(msgspec.Struct, frozen=True):
     """Names it reads that are not its own."""
     takes_strings: bool = True
     takes_parts: bool = False
+    takes_pictures: bool = False
+    """A part of type image comes out as one mark."""
     fault: str = ""
 
 

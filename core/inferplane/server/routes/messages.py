@@ -116,7 +116,7 @@ async def _answer(
 async def _count(context: ServerContext, asked: Asked, form: ChatForm) -> int:
     """Tokens of the prompt, by the tokenizer alone."""
     try:
-        return await count_chat(context, form.fields, asked.report)
+        return await count_chat(context, form.fields, asked.report, asked.caller.name)
     except (ApiError, RequestError) as error:
         raise form.names.error(error) from None
     finally:

@@ -46,6 +46,7 @@ def _card(context: ServerContext) -> dict[str, object]:
         "inferplane": {
             "state": _state(context),
             "tasks": [] if info is None else list(info.tasks),
+            "vision": loaded is not None and loaded.pictures is not None,
             "sampling_defaults": dict(loaded.defaults) if loaded is not None else {},
             "tool_parser": loaded.pick.format.name if loaded is not None else None,
             "reasoning_parser": _thinks(context),

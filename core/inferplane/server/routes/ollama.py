@@ -117,6 +117,13 @@ async def _continued(
     logprobs: int | None,
 ) -> ChatOrder:
     """The prompt as it is."""
+    if asked.found.get("images"):
+        raise ApiError.of(
+            "unsupported_feature",
+            "images: a picture needs the model's chat template",
+            "images",
+            "leave raw out",
+        )
     report, text = asked.report, asked.found["prompt"]
     check_model_bounds(fields, serving.info, report)
     params = sampling_params(

@@ -169,6 +169,8 @@ def _shown(context: ServerContext, facts: _Facts) -> dict[str, object]:
     capabilities = ["completion"]
     if model.template is not None:
         capabilities.append("tools")  # told in the system message where the template knows none
+    if model.pictures is not None:
+        capabilities.append("vision")
     if model.pick.format.think[0]:
         capabilities.append("thinking")
     defaults = (f"{_SPOKEN.get(name, name)} {value:g}" for name, value in model.defaults.items())

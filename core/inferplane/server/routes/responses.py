@@ -137,7 +137,8 @@ class _Maker:
     async def count(self, asked: Asked) -> int:
         """Tokens of the prompt that an equal request would have."""
         items = await self.items(asked)
-        number = await count_chat(self.context, _chat(asked.found, items), asked.report)
+        chat = _chat(asked.found, items)
+        number = await count_chat(self.context, chat, asked.report, asked.caller.name)
         self.names.notices(asked.report)
         return number
 

@@ -70,7 +70,10 @@ def _asking(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     last = messages[-1] if messages else {"role": ""}
     if last["role"] != "user":
         return [*messages, {"role": "user", "content": _ASK}]
-    return [*messages[:-1], {**last, "content": f"{last['content']}\n\n{_ASK}"}]
+    said = last["content"]
+    if isinstance(said, list):
+        return [*messages[:-1], {**last, "content": [*said, {"type": "text", "text": _ASK}]}]
+    return [*messages[:-1], {**last, "content": f"{said}\n\n{_ASK}"}]
 
 
 def _bound(order: ChatOrder, max_len: int) -> None:

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from inferplane.server.answers.frames import encode as to_json
+from inferplane.server.chat_prompt import chat_prompt
 from inferplane.server.context import ServerContext
-from inferplane.server.conversation import chat_text, check_chat
+from inferplane.server.conversation import check_chat
 from inferplane.server.disconnect import unless_client_leaves
 from inferplane.server.errors import ApiError
 from inferplane.server.handling import Asked, answer_headers, ask
@@ -82,8 +83,8 @@ async def _tokenized(context: ServerContext, asked: Asked) -> dict[str, object]:
     found = asked.found
     max_len = _max_len(context)
     if "messages" in found:
-        text = await chat_text(model, found, context.limits, max_len, asked.report)
-        ids = await encode(model, text, found.get("add_special_tokens", False))
+        tenant = asked.caller.name
+        ids = (await chat_prompt(context, model, found, max_len, asked.report, tenant)).ids
     else:
         text = found["prompt"]
         check_characters(len(text), max_len, context.limits, "prompt")

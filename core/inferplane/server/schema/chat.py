@@ -5,6 +5,7 @@ from __future__ import annotations
 from inferplane.server.limits import Limits
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Flag, Json, ListOf, MapOf, OneOf, Text, Whole
+from inferplane.server.schema.pictures import chat_picture
 from inferplane.server.schema.sampling import (
     other_server_fields,
     sampling_fields,
@@ -16,11 +17,11 @@ from inferplane.server.schema.tools import tool_fields
 
 __all__ = ["chat_structure", "content_kind", "message_kind", "prompt_fields"]
 
-_MEDIA = "send text; this model takes no media"
+_MEDIA = "send text or image_url; other media are not taken"
 
 
 def content_kind() -> AnyOf:
-    """A string, or a list of text parts."""
+    """A string, or a list of text and picture parts."""
     text = Structure(
         [
             Field("type", Text(1, 64), "Which part it is.", required=True),
@@ -34,10 +35,16 @@ def content_kind() -> AnyOf:
             Field("refusal", Text(), "What was refused.", required=True),
         ]
     )
-    media = ("image_url", "input_audio", "video_url", "audio_url", "input_image", "file", "image")
+    media = ("input_audio", "video_url", "audio_url", "input_image", "file", "image")
     part = Tagged(
         "type",
-        {"text": text, "input_text": text, "output_text": text, "refusal": refusal},
+        {
+            "text": text,
+            "input_text": text,
+            "output_text": text,
+            "refusal": refusal,
+            "image_url": chat_picture(),
+        },
         dict.fromkeys(media, _MEDIA),
     )
     return AnyOf((Text(), ListOf(part, 1)), "a string or a list of parts")
@@ -165,8 +172,8 @@ def _remote_fields() -> list[Field]:
         Field("audio", Json(), "answers are text", State.REFUSED, hint="leave it out"),
         Field("moderation", Json(), "there is no moderation", State.REFUSED, hint="leave it out"),
         Field("web_search_options", Json(), "there is no web search", State.REFUSED),
-        Field("mm_processor_kwargs", Json(), "there are no media", State.REFUSED),
-        Field("media_io_kwargs", Json(), "there are no media", State.REFUSED),
+        Field("mm_processor_kwargs", Json(), "the model's own values hold", State.REFUSED),
+        Field("media_io_kwargs", Json(), "the server's own limits hold", State.REFUSED),
     ]
 
 

@@ -6,12 +6,13 @@ from inferplane.server.limits import Limits
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Flag, Json, ListOf, OneOf, Text, Whole
 from inferplane.server.schema.messages_tools import ToolKind, cache_control_field, choice_kind
+from inferplane.server.schema.pictures import messages_picture
 from inferplane.server.schema.sampling import sampling_fields
 
 __all__ = ["count_tokens_structure", "messages_structure"]
 
 _COUNT = (1 << 31) - 1
-_MEDIA = "send text; this model takes no media"
+_MEDIA = "send it as an image block of a user message"
 _HOSTED = "leave it out; hosted tools do not run here"
 _SAMPLING = ("temperature", "top_p", "top_k")
 
@@ -117,12 +118,13 @@ def _content_kind() -> AnyOf:
         {
             "text": _text_block(),
             "document": _document_block(),
+            "image": messages_picture(cache_control_field()),
             "tool_use": use,
             "tool_result": _result_block(),
             "thinking": thinking,
             "redacted_thinking": redacted,
         },
-        {"image": _MEDIA, "search_result": "send it as text", **dict.fromkeys(hosted, _HOSTED)},
+        {"search_result": "send it as text", **dict.fromkeys(hosted, _HOSTED)},
     )
     return AnyOf((Text(), ListOf(block, 1)), "a string or a list of blocks")
 

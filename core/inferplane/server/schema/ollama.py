@@ -19,6 +19,7 @@ from inferplane.server.schema.kinds import (
     TokenIds,
     Whole,
 )
+from inferplane.server.schema.pictures import images_field
 from inferplane.server.schema.report import Report
 from inferplane.server.schema.sampling import sampling_fields
 from inferplane.server.schema.tools import tool_fields
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 _COUNT = (1 << 31) - 1
-_MEDIA = "this model takes no media"
 _SAME = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed", "stop")
 _MACHINE = (
     "numa",
@@ -118,10 +118,6 @@ def _keep_alive() -> Field:
     return Field("keep_alive", duration, "Accepted; the model stays loaded.")
 
 
-def _images() -> Field:
-    return Field("images", Json(list), _MEDIA, State.REFUSED, unless=([],), hint="send text")
-
-
 def _message(limits: Limits) -> Structure:
     function = Structure(
         [
@@ -146,7 +142,7 @@ def _message(limits: Limits) -> Structure:
             Field("tool_calls", ListOf(call, 0, limits.tools), "What the assistant called."),
             Field("tool_name", Text(0, 256), "Which tool this is the result of."),
             Field("tool_call_id", Text(0, 256), "Which call this is the result of."),
-            _images(),
+            images_field(limits),
         ]
     )
 
@@ -184,7 +180,7 @@ def generate_structure(limits: Limits) -> Structure:
                 unless=("",),
                 hint="write the suffix into the prompt",
             ),
-            _images(),
+            images_field(limits),
         ]
     )
 

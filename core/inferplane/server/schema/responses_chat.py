@@ -10,6 +10,7 @@ import msgspec
 
 from inferplane.server.limits import Limits
 from inferplane.server.schema.compaction import unseal
+from inferplane.server.schema.pictures import picture_part
 from inferplane.server.schema.renaming import Renaming
 from inferplane.server.schema.responses_tools import (
     CUSTOM_ARGUMENT,
@@ -111,9 +112,11 @@ def chat_messages(
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
-    for item in items:
+    for place, item in enumerate(items):
         kind = item["type"]
-        if kind == "message":
+        if kind == "message" and _has_pictures(item):
+            messages.append({"role": item["role"], "content": _parts(item, f"input.{place}")})
+        elif kind == "message":
             _add_message(messages, item)
         elif kind == "reasoning":
             _open_turn(messages, "reasoning", "content", "tool_calls")["reasoning"] = _thought(item)
@@ -126,6 +129,20 @@ def chat_messages(
             result = {"role": "tool", "tool_call_id": item["call_id"], "content": _text(item)}
             messages.append(result)
     return messages
+
+
+def _has_pictures(item: Mapping[str, Any]) -> bool:
+    return any(part["type"] == "input_image" for part in item["content"])
+
+
+def _parts(item: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    """Content of a chat message; `path` is the item's, where nothing was stored before it."""
+    return [
+        picture_part(f"{path}.content.{place}", url=part["image_url"])
+        if part["type"] == "input_image"
+        else {"type": "text", "text": _joined([part])}
+        for place, part in enumerate(item["content"])
+    ]
 
 
 def _add_message(messages: list[dict[str, Any]], item: Mapping[str, Any]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from inferplane.server.limits import Limits
 from inferplane.server.schema.compaction import Sealed
 from inferplane.server.schema.fields import Field, State, Structure, Tagged
 from inferplane.server.schema.kinds import AnyOf, Json, ListOf, OneOf, Text
+from inferplane.server.schema.pictures import input_picture
 from inferplane.server.schema.report import Report
 
 __all__ = ["input_kind"]
 
-_MEDIA = "send text; this model takes no media"
+_MEDIA = "send text or input_image; other media are not taken"
 _HOSTED = (
     "only messages, function and custom calls, their outputs, reasoning and compactions have a "
     "meaning"
@@ -37,6 +39,7 @@ _HOSTED_ITEMS = (
     "tool_search_output",
     "web_search_call",
 )
+_MEDIA_PARTS = ("input_image", "input_file", "input_audio", "input_video")
 _CALL_ID = Text(1, 256)
 
 
@@ -102,7 +105,9 @@ def _common(doc: str) -> list[Field]:
 
 
 def _message() -> Structure:
-    content = AnyOf((Text(), ListOf(_part(), 1)), "a string or a list of parts")
+    content = AnyOf(
+        (Text(), ListOf(_part({"input_image": input_picture()}), 1)), "a string or a list of parts"
+    )
     return Structure(
         [
             *_common("Which message."),
@@ -118,7 +123,9 @@ def _message() -> Structure:
     )
 
 
-def _part() -> Tagged:
+def _part(pictures: Mapping[str, Structure] | None = None) -> Tagged:
+    """`pictures` are the kinds of part beside text, by their names."""
+    beside = pictures or {}
     kind = Field("type", Text(1, 64), "Which part it is.", required=True)
     text = Field("text", Text(), "The text.", required=True)
     given = Structure([kind, text])
@@ -133,8 +140,8 @@ def _part() -> Tagged:
     refusal = Structure([kind, Field("refusal", Text(), "What was refused.", required=True)])
     return Tagged(
         "type",
-        {"input_text": given, "output_text": made, "text": given, "refusal": refusal},
-        dict.fromkeys(("input_image", "input_file", "input_audio", "input_video"), _MEDIA),
+        {"input_text": given, "output_text": made, "text": given, "refusal": refusal, **beside},
+        {name: _MEDIA for name in _MEDIA_PARTS if name not in beside},
     )
 
 
