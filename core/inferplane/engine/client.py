@@ -35,7 +35,7 @@ from inferplane.engine.supervisor import Supervisor
 from inferplane.engine.watchdog import Patience
 from inferplane.errors import EngineError, RequestError
 from inferplane.launch import LaunchPlan, LaunchSettings
-from inferplane.media import MediaItem
+from inferplane.media import MediaItem, check_media_room
 from inferplane.planner import run_planner
 from inferplane.request import FinishReason, Request
 from inferplane.sampling_params import SamplingParams
@@ -148,6 +148,7 @@ class EngineClient:
         info = self.info
         if info is None or self.status.phase != "ready":
             raise self._not_ready()
+        check_media_room(items)
         request_id = self._unique(request_id)
         request = Request(
             request_id=request_id,

@@ -20,6 +20,7 @@ from inferplane.engine.stats import Counters, report
 from inferplane.errors import RequestError
 from inferplane.interfaces import Executor, KVPlan, Pending, ShapePolicy, StepResult
 from inferplane.launch import LaunchPlan
+from inferplane.media import check_media_room
 from inferplane.request import FinishReason, Request
 from inferplane.scheduling.block_manager import BlockManager
 from inferplane.scheduling.plan import SequenceEvent, StepPlan
@@ -108,6 +109,8 @@ class Engine:
         """Take a request in, or say why not."""
         try:
             self.admission.check(request)
+            if request.items:
+                check_media_room(request.items, self._held_media_bytes())
             self.scheduler.add(request, self.clock())
             if request.sampling.grammar is not None:
                 self.scheduler.hold(request.request_id, SequenceState.WAITING_GRAMMAR)
@@ -143,6 +146,10 @@ class Engine:
             self.take_in(self.in_flight[0])
             return True
         return bool(plan)
+
+    def _held_media_bytes(self) -> int:
+        sequences = self.scheduler.sequences.values()
+        return sum(item.num_bytes for sequence in sequences for item in sequence.items)
 
     def _look_at_grammars(self) -> None:
         """Let those start whose grammar is there; end those that cannot go on."""

@@ -71,6 +71,8 @@ class SeeingKind:
     axis: int = 0
     """Along which the library's class has the pictures of a prompt."""
     text: str = "llama"
+    masked: bool = False
+    """Whether its processor says which pixels are no padding."""
 
 
 SEEING_KINDS: Mapping[str, SeeingKind] = {
@@ -97,7 +99,9 @@ SEEING_KINDS: Mapping[str, SeeingKind] = {
         (IMAGE,) * 4,
         axis=1,
     ),
-    "idefics3": SeeingKind(_TILED, (1, 2, 3, 24, 24), (*_TILE, 50, 51, *_TILE), axis=1),
+    "idefics3": SeeingKind(
+        _TILED, (1, 2, 3, 24, 24), (*_TILE, 50, 51, *_TILE), axis=1, masked=True
+    ),
     "internvl": SeeingKind(
         {"vision_config": {**_VISION, "image_size": [24, 24], "patch_size": [4, 4]}},
         (2, 3, 24, 24),
@@ -123,7 +127,7 @@ SEEING_KINDS: Mapping[str, SeeingKind] = {
         (16, 24),
         text="mistral",
     ),
-    "smolvlm": SeeingKind(_TILED, (1, 2, 3, 24, 24), (*_TILE, 50, *_TILE), axis=1),
+    "smolvlm": SeeingKind(_TILED, (1, 2, 3, 24, 24), (*_TILE, 50, *_TILE), axis=1, masked=True),
     "vipllava": SeeingKind(
         {"vision_config": _CLIP, "vision_feature_layers": [-1, -2]}, (1, 3, 24, 24), (IMAGE,) * 36
     ),
@@ -136,6 +140,10 @@ def picture_arrays(kind: str, seed: int) -> dict[str, Array]:
     made: dict[str, Array] = {"pixel_values": random.standard_normal(one.pixels).astype(np.float32)}
     if one.size is not None:
         made["image_sizes"] = np.array([one.size])
+    if one.masked:
+        shape = (*one.pixels[:-3], *one.pixels[-2:])
+        made["pixel_attention_mask"] = np.ones(shape, np.int64)
+        made["pixel_attention_mask"][..., 16:, :] = seed % 2
     return made
 
 

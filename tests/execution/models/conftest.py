@@ -147,7 +147,7 @@ class Seeing:
         seen = {
             name: torch.from_numpy(
                 np.concatenate(
-                    [item.arrays[name] for item in items], axis if name == "pixel_values" else 0
+                    [item.arrays[name] for item in items], axis if name.startswith("pixel_") else 0
                 )
             )
             for name in items[0].arrays
