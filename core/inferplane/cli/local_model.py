@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Sequence
 
-from inferplane.cli.serve import fetch_model
+from inferplane.cli.serve import fetch_to_run
 from inferplane.cli.startup import show_startup
 from inferplane.cli.text_model import Message, Sampling
 from inferplane.config import ModelSettings, ServeSettings, launch_settings
@@ -30,7 +30,7 @@ class LocalModel:
     @classmethod
     async def start(cls, settings: ModelSettings) -> LocalModel:
         """Fetch if needed, plan, load, warm up; progress on stderr. Raises InferplaneError."""
-        launch = launch_settings(settings, fetch_model(settings))
+        launch = launch_settings(settings, fetch_to_run(settings))
         client = EngineClient.launch(launch)
         await client.start()
         try:

@@ -10,7 +10,7 @@ from typing import IO, Annotated
 from cyclopts import Parameter
 
 from inferplane.cli.flags import Given, resolve_given, with_settings
-from inferplane.cli.serve import fetch_model
+from inferplane.cli.serve import fetch_to_run
 from inferplane.config import ModelSettings, ServeSettings, launch_settings
 from inferplane.errors import ConfigError
 
@@ -52,7 +52,7 @@ async def _run(settings: ModelSettings, data: bytes, at_once: int, output: IO[by
         first = errors[0]
         raise ConfigError(f"the input, line {first.line or 1}: {first.message}")
     served = ServeSettings(
-        launch=launch_settings(settings, fetch_model(settings)),
+        launch=launch_settings(settings, fetch_to_run(settings)),
         model_source=settings.model,
         chat_template=settings.chat_template,
         generation_config=settings.generation_config,

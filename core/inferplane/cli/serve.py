@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inferplane.api_keys import read_key_file
-from inferplane.catalogue import resolve_model
+from inferplane.catalogue import may_fetch, resolve_model
 from inferplane.cli.flags import Given, resolve_given, with_settings
 from inferplane.cli.terminal import FetchDisplay
 from inferplane.config import (
@@ -16,9 +16,10 @@ from inferplane.config import (
     current_environment,
     launch_settings,
 )
+from inferplane.device_choice import choose_device
 from inferplane.settings import Resolved
 
-__all__ = ["fetch_model", "serve", "serve_settings"]
+__all__ = ["fetch_model", "fetch_to_run", "serve", "serve_settings"]
 
 
 def fetch_model(settings: ModelSettings) -> Path:
@@ -27,6 +28,18 @@ def fetch_model(settings: ModelSettings) -> Path:
         return resolve_model(
             settings.model, offline=settings.offline, progress=display, cache=settings.cache
         )
+
+
+def fetch_to_run(settings: ModelSettings) -> Path:
+    """`fetch_model` for a model that shall run here: nothing is fetched for a device that cannot be
+    used. Raises DeviceUnavailableError with the device's own reason.
+    """
+    if not settings.offline and may_fetch(settings.model, cache=settings.cache):
+        from inferplane.planner import run_survey  # a model that is here need not pay for it
+
+        seen = run_survey(settings.plugins, settings.without, settings.trace_plugins)
+        choose_device(settings.device, seen.devices, seen.failed)
+    return fetch_model(settings)
 
 
 def serve_settings(resolved: Resolved, model: Path) -> ServeSettings:
@@ -70,7 +83,7 @@ def serve(given: Given) -> int:
     (--max-num-seqs is INFERPLANE_MAX_NUM_SEQS) and a key of the settings file.
     """
     resolved = resolve_given(given)
-    model = fetch_model(ModelSettings(**resolved.of(ModelSettings)))
+    model = fetch_to_run(ModelSettings(**resolved.of(ModelSettings)))
     settings = serve_settings(resolved, model)
 
     from inferplane.server.run import serve as run_server  # 300 ms that --help need not pay

@@ -74,12 +74,12 @@ async def _offline(
     settings: ModelSettings, workload: Workload, repeats: int
 ) -> tuple[list[float], dict[str, object]]:
     from inferplane.cli.bench.offline import run_offline  # 150 ms: the engine's client
-    from inferplane.cli.serve import fetch_model
+    from inferplane.cli.serve import fetch_to_run
     from inferplane.cli.startup import show_startup
     from inferplane.config import launch_settings
     from inferplane.engine.client import EngineClient
 
-    client = EngineClient.launch(launch_settings(settings, fetch_model(settings)))
+    client = EngineClient.launch(launch_settings(settings, fetch_to_run(settings)))
     await client.start()
     try:
         info = await show_startup(client, sys.stderr)
