@@ -1,6 +1,7 @@
 // The plain C interface that Python loads with ctypes.
 #include "program.hpp"
 #include "tile_support.hpp"
+#include "widened.hpp"
 
 using namespace ip;
 
@@ -24,7 +25,7 @@ static void in_parts(int64_t n, int64_t k, Pack pack) {
 
 extern "C" {
 
-int ip_version() { return 5; }
+int ip_version() { return 6; }
 int ip_instruction_bytes() { return int(sizeof(Instruction)); }
 
 const char* ip_isa() {
@@ -67,6 +68,7 @@ int64_t ip_packed_bytes(int kind, int64_t n, int64_t k) {
 int64_t ip_scratch_bytes(int64_t widest, int64_t rows, int64_t dim, int64_t dim_v) {
     return scratch_bytes(widest, rows, dim, dim_v);
 }
+int64_t ip_widened_bytes(int64_t dim, int64_t dim_v) { return WIDENED * widened_chunk(dim, dim_v); }
 int64_t ip_shared_bytes(int kind, int64_t k, int64_t rows) { return shared_bytes(Kind(kind), k, rows); }
 int64_t ip_partial_floats(int64_t dim_v) { return TILE * (dim_v + 2); }
 

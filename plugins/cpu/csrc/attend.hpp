@@ -3,6 +3,7 @@
 // Part of the unit of program.cpp.
 #pragma once
 #include "walk.hpp"
+#include "widened.hpp"
 
 namespace ip {
 namespace {
@@ -89,12 +90,16 @@ Context context_of(const Walk& w, const Instruction& i, const Tile& t, int64_t c
     const Group& group = w.step.groups[i.group];
     const int64_t begin = std::max(t.begin, (t.begin / CHUNK + chunk) * CHUNK);
     const int64_t end = std::min(t.end, (t.begin / CHUNK + chunk + 1) * CHUNK), size = cache.block_size;
-    return {&cache, group.tables + t.seq * group.width, t.head, begin / size, (end + size - 1) / size};
+    return {&cache, group.tables + t.seq * group.width + begin / size, t.head, begin / size, (end + size - 1) / size};
 }
 
 void chunk_of(const Walk& w, const Instruction& i, const Tile& t, const Context& now, const Context& next,
-              Partial out, int thread) {
+              Partial out, Widened& widened, int thread) {
     const AttentionSpec spec{i.heads, float(i.scale), float(i.softcap), i.window};
+    if (now.cache->coded()) {
+        const Context wide = widened.of(now, next, t.seq);
+        return attend_tile(spec, t.rows, wide, wide, w.program.scratch[thread], out);
+    }
 #ifdef IP_TILES
     if (t.most == WIDE) return attend_wide(spec, t.rows, now, w.program.scratch[thread], out);
 #endif
@@ -120,19 +125,20 @@ struct Held {
 };
 
 // `next`: what is computed afterwards, null at the end.
-void attend_held(const Walk& w, const Instruction& i, const Held& held, const Context* next, int thread) {
+void attend_held(const Walk& w, const Instruction& i, const Held& held, const Context* next, Widened& widened,
+                 int thread) {
     const Tile& t = held.tile;
     if (!held.any) return;
     if (held.chunk >= 0) {
         const Context now = context_of(w, i, t, held.chunk);
-        return chunk_of(w, i, t, now, next ? *next : now, held.part, thread);
+        return chunk_of(w, i, t, now, next ? *next : now, held.part, widened, thread);
     }
     Running total;
     for (int64_t c = 0; c < t.chunks(); c++) {
         const bool last = c + 1 == t.chunks();
         const Context now = context_of(w, i, t, c);
         const Context later = !last ? context_of(w, i, t, c + 1) : next ? *next : now;
-        chunk_of(w, i, t, now, later, held.part, thread);
+        chunk_of(w, i, t, now, later, held.part, widened, thread);
         total.merge(held.part, t.rows.count, i.dim_v, c == 0);
     }
     store(w, i, t, total);
@@ -143,10 +149,11 @@ void attend_pieces(const Walk& w, const Instruction& i, int thread) {
     const int threads = w.pool.threads();
     uint8_t* own = w.program.scratch[thread];
     Held held;
+    Widened widened(w.program.caches[i.layer], own + w.program.widened_at);
     auto hold = [&](const Tile& t, int64_t chunk, float* part) {
         if (item++ % threads != thread) return;
         const Context next = context_of(w, i, t, std::max<int64_t>(chunk, 0));
-        attend_held(w, i, held, &next, thread);
+        attend_held(w, i, held, &next, widened, thread);
         held = {t, chunk, partial_at(part, i.dim_v, t.most), true};
     };
     each_tile(w, i, [&](const Tile& t, bool split, int64_t first) {
@@ -155,7 +162,7 @@ void attend_pieces(const Walk& w, const Instruction& i, int thread) {
         for (int64_t c = 0; c < t.chunks(); c++)
             hold(t, c, w.program.partials + (first + c) * partial_floats(i.dim_v));
     });
-    attend_held(w, i, held, nullptr, thread);
+    attend_held(w, i, held, nullptr, widened, thread);
 }
 
 bool any_split(const Walk& w, const Instruction& i) {

@@ -2,12 +2,14 @@
 //
 // A block of `bs` tokens and one KV head holds
 //   keys    [bs/16][H/c][16][c]     values  [Hv/16][bs/c][16][c]     c = 2 for bf16, 1 for f32
+// or the codes of coded.hpp,
 // so that scores = q K^T and output = p V both are panels of matmul.hpp. The context of a sequence
 // is cut into chunks of CHUNK tokens whose partial results are merged in order: the arithmetic of a
 // row depends on nothing but its own sequence (FlashAttention, arXiv 2205.14135; split-KV decode).
 #pragma once
 #include <algorithm>
 #include <limits>
+#include "coded.hpp"
 #include "matmul.hpp"
 
 namespace ip {
@@ -16,36 +18,52 @@ constexpr int64_t CHUNK = 512;  // tokens; a multiple of every block size
 constexpr int TILE = 8;         // query rows (token, head) handled together
 
 struct Cache {
-    Kind kind;              // BF16 or F32
+    Kind kind;              // BF16, F32, or in 8 bits INT8, FP8
     uint8_t* keys;          // [blocks][KV heads][bs*H]
     uint8_t* values;        // [blocks][KV heads][bs*Hv]
     int64_t block_size, kv_heads, dim, dim_v;
+    const float *key_scales, *value_scales;  // codes: [KV heads] as calibrated, or null
 
+    bool coded() const { return kind == INT8 || kind == FP8; }
+    Code code() const { return kind == INT8 ? Code::INT8 : Code::FP8; }
     int64_t bytes() const { return kind == BF16 ? 2 : 4; }
+    int64_t block_bytes(int64_t width) const { return block_size * (coded() ? width + 2 : width * bytes()); }
     uint8_t* key_block(int64_t block, int64_t head) const {
-        return keys + (block * kv_heads + head) * block_size * dim * bytes();
+        return keys + (block * kv_heads + head) * block_bytes(dim);
     }
     uint8_t* value_block(int64_t block, int64_t head) const {
-        return values + (block * kv_heads + head) * block_size * dim_v * bytes();
+        return values + (block * kv_heads + head) * block_bytes(dim_v);
     }
 };
 
+// Numbers of a token to their places in panels of pairs: keys [t/16][pair][t%16], values [d/16][t/2][d%16][t%2].
+template <class Pair, class Number>
+inline void place_pairs(const Cache& c, int64_t t, const Number* k, const Number* v, uint8_t* keys, uint8_t* values) {
+    Pair* key = (Pair*)keys + t / 16 * c.dim * 8 + t % 16;
+    for (int64_t d = 0; d < c.dim / 2; d++) key[d * 16] = ((const Pair*)k)[d];
+    Number* value = (Number*)values + t / 2 * 32 + t % 2;
+    for (int64_t d = 0; d < c.dim_v; d++) value[d / 16 * c.block_size * 16 + d % 16 * 2] = v[d];
+}
+
 inline void write_token(const Cache& c, int64_t slot, int64_t head, const float* k, const float* v) {
     const int64_t t = slot % c.block_size, b = slot / c.block_size;
+    uint8_t *keys = c.key_block(b, head), *values = c.value_block(b, head);
+    alignas(64) uint8_t k_room[1024], v_room[1024];
     if (c.kind == BF16) {
-        uint32_t pairs[256];
-        convert_row(BF16, k, c.dim, (uint8_t*)pairs);
-        uint32_t* keys = (uint32_t*)c.key_block(b, head) + t / 16 * c.dim * 8 + t % 16;
-        for (int64_t d = 0; d < c.dim / 2; d++) keys[d * 16] = pairs[d];
-        convert_row(BF16, v, c.dim_v, (uint8_t*)pairs);
-        uint16_t* values = (uint16_t*)c.value_block(b, head) + t / 2 * 32 + t % 2;
-        for (int64_t d = 0; d < c.dim_v; d++)
-            values[d / 16 * c.block_size * 16 + d % 16 * 2] = ((const uint16_t*)pairs)[d];
+        convert_row(BF16, k, c.dim, k_room);
+        convert_row(BF16, v, c.dim_v, v_room);
+        place_pairs<uint32_t>(c, t, (const uint16_t*)k_room, (const uint16_t*)v_room, keys, values);
+    } else if (c.coded()) {
+        const float* k_scale = c.key_scales ? c.key_scales + head : nullptr;
+        const float* v_scale = c.value_scales ? c.value_scales + head : nullptr;
+        ((uint16_t*)(keys + c.block_size * c.dim))[t] = encode(c.code(), k, c.dim, k_scale, k_room);
+        ((uint16_t*)(values + c.block_size * c.dim_v))[t] = encode(c.code(), v, c.dim_v, v_scale, v_room);
+        place_pairs<uint16_t>(c, t, k_room, v_room, keys, values);
     } else {
-        float* keys = (float*)c.key_block(b, head) + t / 16 * c.dim * 16 + t % 16;
-        for (int64_t d = 0; d < c.dim; d++) keys[d * 16] = k[d];
-        float* values = (float*)c.value_block(b, head) + t * 16;
-        for (int64_t d = 0; d < c.dim_v; d++) values[d / 16 * c.block_size * 16 + d % 16] = v[d];
+        float* key = (float*)keys + t / 16 * c.dim * 16 + t % 16;
+        for (int64_t d = 0; d < c.dim; d++) key[d * 16] = k[d];
+        float* value = (float*)values + t * 16;
+        for (int64_t d = 0; d < c.dim_v; d++) value[d / 16 * c.block_size * 16 + d % 16] = v[d];
     }
 }
 
@@ -79,18 +97,19 @@ struct Partial {  // of each row: sum of p*v, largest score, sum of p
 // What one piece of attention reads: blocks [first, last) of a sequence, of one KV head.
 struct Context {
     const Cache* cache;
-    const int32_t* table;
+    const int32_t* table;  // from block `first` on
     int64_t head, first, last;
+    const float *key_scales = nullptr, *value_scales = nullptr;  // of each token, where codes were widened
 
     int64_t panels() const { return (last - first) * (cache->block_size / 16); }
     // 16 tokens of keys; beyond the end the last ones
     const uint8_t* keys(int64_t panel) const {
         const int64_t each = cache->block_size / 16, at = std::min(panel, panels() - 1);
-        const uint8_t* block = cache->key_block(table[first + at / each], head);
+        const uint8_t* block = cache->key_block(table[at / each], head);
         return block + at % each * panel_bytes(cache->kind, cache->dim);
     }
     const uint8_t* values(int64_t block) const {
-        return cache->value_block(table[std::min(first + block, last - 1)], head);
+        return cache->value_block(table[std::min(block, last - first - 1)], head);
     }
 };
 
@@ -149,6 +168,10 @@ IP_INLINE void soften(const AttentionSpec& spec, float* s, int64_t span, int64_t
     *row_sum = vsum(sum);
 }
 
+inline void scale_tokens(float* x, const float* scales, int64_t span) {
+    for (int64_t t = 0; scales && t < span; t += 16) vstore(x + t, vmul(vload(x + t), vload(scales + t)));
+}
+
 // `next` is what this thread reads afterwards.
 template <int M>
 inline void attend_rows(const AttentionSpec& spec, const Rows& rows, const Context& now, const Context& next,
@@ -171,7 +194,9 @@ inline void attend_rows(const AttentionSpec& spec, const Rows& rows, const Conte
     if (panel < now.panels()) score<M, 1>(now, next, panel, q, scores);
     for (int m = 0; m < M; m++) {
         float* s = scores + m * CHUNK;
+        scale_tokens(s, now.key_scales, span);
         soften(spec, s, span, before, rows.position(m), result.peak + m, result.sum + m);
+        scale_tokens(s, now.value_scales, span);
         if (c.kind == BF16) convert_row(BF16, s, span, (uint8_t*)s);
     }
     interleave((const uint8_t*)scores, CHUNK * 4, span / 2 * words, M, p);

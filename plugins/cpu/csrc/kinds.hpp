@@ -1,10 +1,10 @@
-// The types of packed weights and how many bytes each takes.
+// The types of packed weights and of caches, and how many bytes a weight takes.
 #pragma once
 #include "simd.hpp"
 
 namespace ip {
 
-enum Kind : int32_t { F32 = 0, BF16 = 1, INT8 = 2, INT8_G32 = 3, INT4_G32 = 4, INT8_G16 = 5 };
+enum Kind : int32_t { F32 = 0, BF16 = 1, INT8 = 2, INT8_G32 = 3, INT4_G32 = 4, INT8_G16 = 5, FP8 = 6 };  // fp8: caches
 
 inline bool grouped(Kind kind) { return kind == INT8_G32 || kind == INT4_G32 || kind == INT8_G16; }
 

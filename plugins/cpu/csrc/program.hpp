@@ -73,6 +73,7 @@ struct Program {
     int64_t scratch_bytes;
     float* partials;         // chunks of long contexts
     int64_t partial_floats;
+    int64_t widened_at;      // where in a thread's scratch chunks of a cache in 8 bits are widened to
     int64_t tiles;           // whether many rows may take the kernels for AMX tiles
 };
 

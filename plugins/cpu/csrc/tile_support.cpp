@@ -119,7 +119,7 @@ std::string check_attention(Pool& pool, int64_t past, int64_t length, int64_t wi
     const int64_t context = past + length, blocks = (context + BLOCK - 1) / BLOCK;
     const int64_t bytes = blocks * KV_HEADS * BLOCK * DIM * 2;
     Aligned keys(bytes), values(bytes);
-    const Cache cache{BF16, keys.data(), values.data(), BLOCK, KV_HEADS, DIM, DIM};
+    const Cache cache{BF16, keys.data(), values.data(), BLOCK, KV_HEADS, DIM, DIM, nullptr, nullptr};
     Numbers make;
     std::vector<int32_t> table(blocks);
     for (int64_t b = 0; b < blocks; b++) table[b] = int32_t(blocks - 1 - b);

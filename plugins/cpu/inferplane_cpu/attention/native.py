@@ -5,7 +5,7 @@ T tokens, S sequences, P table width, N heads, K KV heads, H head size.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -24,11 +24,17 @@ from inferplane.interfaces import (
 )
 from inferplane.shapes import pad
 from inferplane_cpu.compiler.capture import NotLoweredError, Symbol
+from inferplane_cpu.native.coded import CodedPanelKV
 from inferplane_cpu.native.library import Op
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
-from inferplane_cpu.native.store import BLOCK_SIZES, LAYOUT, PanelKV
+from inferplane_cpu.native.panels import PanelKV
+from inferplane_cpu.native.store import BLOCK_SIZES, LAYOUT
 
 __all__ = ["NativeAttention"]
+
+_Panels: TypeAlias = PanelKV | CodedPanelKV
+_STORED = {False: ("float32", "bfloat16"), True: ("float32", "bfloat16", "int8", "fp8")}
+"""By whether the model computes in bfloat16, to which the kernels widen codes."""
 
 
 class NativeAttention(AttentionBackend):
@@ -64,8 +70,8 @@ class NativeAttention(AttentionBackend):
             ),
             (spec.head_dim <= 512, f"head_dim {spec.head_dim}: at most 512"),
             (
-                spec.kv_dtype in ("float32", "bfloat16"),
-                f"kv_dtype {spec.kv_dtype}: stores float32 and bfloat16",
+                spec.kv_dtype in _STORED[spec.dtype == "bfloat16"],
+                f"kv_dtype {spec.kv_dtype}: stores {', '.join(_STORED[True])}, codes for bfloat16",
             ),
         )
         return tuple(reason for holds, reason in checks if not holds)
@@ -93,14 +99,14 @@ class NativeAttention(AttentionBackend):
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Records itself during capture; otherwise runs a program of at most two instructions."""
-        assert isinstance(kv, PanelKV)
+        assert isinstance(kv, (PanelKV, CodedPanelKV))
         if type(q) is Symbol:
             if k is None or v is None:
                 raise NotLoweredError("attention over what another layer wrote")
             return self._record(q, k, v, kv, meta)
         return self._run(q, k, v, kv, meta)
 
-    def _record(self, q: Symbol, k: Tensor, v: Tensor, kv: PanelKV, meta: AttentionMeta) -> Tensor:
+    def _record(self, q: Symbol, k: Tensor, v: Tensor, kv: _Panels, meta: AttentionMeta) -> Tensor:
         assert type(k) is Symbol and type(v) is Symbol
         spec = self._spec
         return q.recording.add(
@@ -119,7 +125,7 @@ class NativeAttention(AttentionBackend):
         )
 
     def _run(
-        self, q: Tensor, k: Tensor | None, v: Tensor | None, kv: PanelKV, meta: AttentionMeta
+        self, q: Tensor, k: Tensor | None, v: Tensor | None, kv: _Panels, meta: AttentionMeta
     ) -> Tensor:
         spec, arrays = self._spec, meta.arrays
         row = torch.cat([x.flatten(1) for x in (q, k, v) if x is not None], 1).float()

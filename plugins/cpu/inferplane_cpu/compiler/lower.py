@@ -15,10 +15,11 @@ from torch import Tensor
 from inferplane_cpu.compiler.capture import Columns, Deferred, Node, NotLoweredError, Symbol
 from inferplane_cpu.compiler.placement import IDS, Bindings, Pending, Place
 from inferplane_cpu.compiler.weights import PackedWeights
+from inferplane_cpu.native.coded import CodedPanelKV
 from inferplane_cpu.native.library import Op, Prologue
 from inferplane_cpu.native.machine import ProgramBuilder
 from inferplane_cpu.native.packing import PackedWeight
-from inferplane_cpu.native.store import PanelKV
+from inferplane_cpu.native.panels import PanelKV
 
 __all__ = ["Lowering"]
 
@@ -299,7 +300,7 @@ class Lowering:
         )
         if not (q.node is k.node is v.node and q.at + q.width == k.at and k.at + k.width == v.at):
             raise NotLoweredError("queries, keys and values are not neighbours in one row")
-        cache: PanelKV = a["kv"]
+        cache: PanelKV | CodedPanelKV = a["kv"]
         source = self._place(q)
         group = self._group(a["arrays"])
         fields |= {

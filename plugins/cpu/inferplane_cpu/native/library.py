@@ -28,13 +28,13 @@ __all__ = [
     "load_library",
 ]
 
-VERSION = 5
+VERSION = 6
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"))
 _AVX2 = frozenset(("avx2", "fma", "f16c"))
 
 
 class Kind(IntEnum):
-    """Packed weight types, as in `csrc/matmul.hpp`."""
+    """Types of packed weights and of caches, as in `csrc/kinds.hpp`."""
 
     F32 = 0
     BF16 = 1
@@ -42,6 +42,7 @@ class Kind(IntEnum):
     INT8_G32 = 3
     INT4_G32 = 4
     INT8_G16 = 5
+    FP8 = 6
 
 
 class Op(IntEnum):
@@ -97,6 +98,7 @@ class Cache(Structure):
         ("keys", c_void_p),
         ("values", c_void_p),
         *((name, c_int64) for name in ("block_size", "kv_heads", "dim", "dim_v")),
+        *((name, c_void_p) for name in ("key_scales", "value_scales")),
     ]
 
 
@@ -131,8 +133,7 @@ class Program(Structure):
         ("scratch", POINTER(c_void_p)),
         ("scratch_bytes", c_int64),
         ("partials", c_void_p),
-        ("partial_floats", c_int64),
-        ("tiles", c_int64),
+        *((name, c_int64) for name in ("partial_floats", "widened_at", "tiles")),
     ]
 
 
@@ -180,6 +181,7 @@ def _declare(library: CDLL) -> None:
         ("ip_pool_destroy", None, (void,)),
         ("ip_packed_bytes", i64, (integer, i64, i64)),
         ("ip_shared_bytes", i64, (integer, i64, i64)),
+        ("ip_widened_bytes", i64, (i64, i64)),
         ("ip_scratch_bytes", i64, (i64, i64, i64, i64)),
         ("ip_tiles_refused", c_char_p, ()),
         ("ip_check_tiles", c_char_p, ()),

@@ -20,6 +20,7 @@ from inferplane_cpu.native.library import (
     Cache,
     Group,
     Instruction,
+    Kind,
     Op,
     Program,
     Prologue,
@@ -82,6 +83,7 @@ class ProgramBuilder:
         self._widest = 32
         self._shared = 0
         self._dims = [(16, 16)]
+        self._widened = 0
 
     def buffer(self, width: int, per_sample: bool = False) -> int:
         """A new f32 row buffer; returns its number."""
@@ -93,6 +95,9 @@ class ProgramBuilder:
         """A layer's KV; returns its number."""
         self.caches.append(cache)
         self._dims.append((cache.dim, cache.dim_v))
+        if cache.kind in (Kind.INT8, Kind.FP8):
+            widened = self.machine.library.ip_widened_bytes(cache.dim, cache.dim_v)
+            self._widened = max(self._widened, widened)
         return len(self.caches) - 1
 
     def keep(self, tensor: Tensor | None) -> int:
@@ -152,6 +157,11 @@ class ProgramBuilder:
         """Freeze; working memory is sized for the largest step."""
         return NativeProgram(self, max_seqs, max_context)
 
+    @property
+    def widened_bytes(self) -> int:
+        """Of each thread, behind its scratch: what it widens of caches in 8 bits."""
+        return self._widened
+
     def working_memory(self, max_seqs: int, max_context: int) -> tuple[int, int, int]:
         """(bytes of scratch a thread, bytes shared, floats of attention partials)."""
         library = self.machine.library
@@ -160,7 +170,7 @@ class ProgramBuilder:
         heads = max((c.kv_heads for c in self.caches), default=1)
         chunks = max_seqs * heads * (max_context // 512 + 2)
         partials = chunks * max(library.ip_partial_floats(v) for _, v in self._dims)
-        return scratch, self._shared, min(partials, 1 << 24)
+        return -(-scratch // 64) * 64, self._shared, min(partials, 1 << 24)
 
 
 class NativeProgram:
@@ -172,7 +182,8 @@ class NativeProgram:
         self._builder = builder
         scratch, shared, partials = builder.working_memory(max_seqs, max_context)
         threads = self.machine.threads
-        self._scratch = [torch.zeros(scratch, dtype=torch.uint8) for _ in range(threads)]
+        each = scratch + builder.widened_bytes
+        self._scratch = [torch.zeros(each, dtype=torch.uint8) for _ in range(threads)]
         self._shared = zero_rows(1, shared // 4 + 16)
         self._partials = torch.zeros(partials)
         self._drawn = [torch.zeros(builder.max_samples, dtype=torch.int32) for _ in range(2)]
@@ -193,6 +204,7 @@ class NativeProgram:
             scratch_bytes=scratch,
             partials=self._partials.data_ptr(),
             partial_floats=partials,
+            widened_at=scratch,
             tiles=int(self.machine.tiles),
         )
 

@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferplane_cpu.native.library import Cache, Kind, Op
+from inferplane.execution.host_runtime import HostRuntime
+from inferplane.execution.quantized_kv import QuantizedRows
+from inferplane.execution.torch_allocator import TorchAllocator
+from inferplane.interfaces import LayerKV
+from inferplane_cpu.native.coded import CodedPanelKV
+from inferplane_cpu.native.library import Op
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
+from inferplane_cpu.native.panels import PanelKV
+from inferplane_cpu.native.store import LAYOUT, PanelKVStore
 
 
 @dataclass
@@ -22,6 +29,35 @@ class Case:
     softcap: float = 0.0
     dtype: torch.dtype = torch.float32
     block: int = 32
+    codes: str = ""  # kv_dtype of a cache in 8 bits
+    largest: tuple[float, ...] = ()
+
+    def rounded(self, kv: Tensor) -> Tensor:
+        """[2,c,K,H] as the core's own cache of this kind keeps them."""
+        if not self.codes:
+            return kv.to(self.dtype)
+        made = []
+        for numbers in kv:
+            codes = torch.zeros(1, *numbers.shape, dtype=torch.int8)
+            scales = torch.zeros(codes.shape[:3], dtype=torch.bfloat16)
+            rows = QuantizedRows.beside(codes, scales, self.codes, self.largest)
+            rows.write(torch.arange(len(numbers)), numbers)
+            made.append(rows.read(torch.arange(len(numbers))))
+        return torch.stack(made)
+
+    def cache(self, blocks: int) -> PanelKV | CodedPanelKV:
+        """The zeroed cache of one layer."""
+        name = self.codes or str(self.dtype).removeprefix("torch.")
+        layer = LayerKV("layer", self.kv_heads, self.dim, self.dim, name, LAYOUT)
+        layer = replace(layer, k_largest=self.largest, v_largest=self.largest)
+        store = PanelKVStore(HostRuntime(), TorchAllocator())
+        k, v = (
+            torch.zeros(blocks * size // 2, dtype=torch.uint8)
+            for size in [store.bytes_per_block(layer, self.block)] * 2
+        )
+        kv = store.handle(layer, k, v, self.block)
+        assert isinstance(kv, (PanelKV, CodedPanelKV))
+        return kv
 
 
 def ints(values: object) -> Tensor:
@@ -48,10 +84,8 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
     make = torch.Generator().manual_seed(0)
     n, k, h = case.heads, case.kv_heads, case.dim
     blocks = sum(-(-context // case.block) for _, context in case.lengths) + 1
-    shape = (blocks, k, case.block * h)
-    keys, values = torch.zeros(shape, dtype=case.dtype), torch.zeros(shape, dtype=case.dtype)
-    kind = Kind.F32 if case.dtype == torch.float32 else Kind.BF16
-    cache = Cache(int(kind), keys.data_ptr(), values.data_ptr(), case.block, k, h, h)
+    kv_cache = case.cache(blocks)
+    cache = kv_cache.structure()
     total = sum(query for query, _ in case.lengths)
     builder = ProgramBuilder(machine, total, len(case.lengths))
     qkv, out = builder.buffer((n + 2 * k) * h), builder.buffer(n * h)
@@ -63,7 +97,9 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
     )
     program = builder.build(len(case.lengths), max(context for _, context in case.lengths))
     tables = torch.zeros(len(case.lengths), blocks, dtype=torch.int32)
-    start, positions, slots, expected = [0], [], [], []
+    start, expected, kept = [0], [], []
+    positions: list[int] = []
+    slots: list[int] = []
     next_block = 1
     for s, (query, context) in enumerate(case.lengths):
         count = -(-context // case.block)
@@ -87,7 +123,8 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
         machine.library.ip_write_tokens(
             cache, earlier.data_ptr(), len(earlier), past[0].data_ptr(), past[1].data_ptr()
         )
-        stored = kv.to(case.dtype)
+        stored = case.rounded(kv)
+        kept.append((where, stored))
         expected.append(reference(q, stored[0], stored[1], case, context - query))
     program.run(
         StepArrays(
@@ -100,6 +137,9 @@ def run(machine: Machine, case: Case) -> tuple[Tensor, Tensor]:
             (ints(slots),),
         )
     )
+    for where, stored in kept:  # the kernels and the core read each other's caches
+        for native, theirs in zip(kv_cache.read(ints(where)), stored, strict=True):
+            torch.testing.assert_close(native.float(), theirs.float(), atol=0, rtol=0)
     return program.buffers[out][:total], torch.cat(expected).flatten(1).float()
 
 
@@ -130,6 +170,29 @@ def test_attention_in_float32_equals_the_definition(machine: Machine, name: str)
 def test_attention_over_a_bf16_cache_stays_within_its_rounding(machine: Machine, name: str) -> None:
     native, expected = run(machine, replace(CASES[name], dtype=torch.bfloat16))
     torch.testing.assert_close(native, expected, atol=2e-2, rtol=2e-2)
+
+
+CODED = CASES | {
+    "more chunks than are kept widened": Case(((3, 4700), (1, 40))),
+    "calibrated heads": Case(((1, 50), (9, 600)), largest=(2.5, 3.0)),
+}
+del CODED["odd small blocks with a window"], CODED["large blocks"]  # as small blocks and a window
+
+
+@pytest.mark.parametrize("codes", ["int8", "fp8"])
+@pytest.mark.parametrize("name", CODED)
+def test_attention_over_codes_equals_that_over_what_they_stand_for(
+    machine: Machine, name: str, codes: str
+) -> None:
+    native, expected = run(machine, replace(CODED[name], codes=codes))
+    torch.testing.assert_close(native, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("codes", ["int8", "fp8"])
+def test_a_row_over_codes_does_not_depend_on_its_neighbours(machine: Machine, codes: str) -> None:
+    alone, _ = run(machine, Case(((40, 700),), codes=codes))
+    company, _ = run(machine, Case(((40, 700), (1, 33), (70, 1400)), codes=codes))
+    assert torch.equal(alone, company[:40])
 
 
 TILED = {
@@ -164,3 +227,21 @@ def test_a_row_does_not_depend_on_its_neighbours(machine: Machine) -> None:
     alone, _ = run(machine, Case(((1, 700),)))
     company, _ = run(machine, Case(((1, 700), (1, 33), (70, 1400))))
     assert torch.equal(alone[0], company[0])
+
+
+@pytest.mark.parametrize("codes", ["int8", "fp8"])
+def test_tokens_are_coded_as_the_core_codes_them(machine: Machine, codes: str) -> None:
+    case = Case(((1, 32),), codes=codes)
+    make = torch.Generator().manual_seed(3)
+    shape = (2, 32, case.kv_heads, case.dim)
+    # magnitudes over all exponents of a code, and some tokens of nothing
+    kv = torch.randn(shape, generator=make) * 2.0 ** torch.randint(-20, 3, shape, generator=make)
+    kv[:, 7] = 0.0
+    cache, slots = case.cache(2), ints(range(16, 48))
+    machine.library.ip_write_tokens(
+        cache.structure(), slots.data_ptr(), 32, kv[0].data_ptr(), kv[1].data_ptr()
+    )
+    native = cache.read(slots)
+    cache.write(slots, kv[0], kv[1])
+    for made, torchs in zip(native, cache.read(slots), strict=True):
+        torch.testing.assert_close(made, torchs, atol=0, rtol=0)
