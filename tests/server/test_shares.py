@@ -1,15 +1,20 @@
 """One key does not take what the others need."""
 
 import hashlib
+import heapq
+import random
+from collections import deque
 
 import pytest
 
 from inferplane.api_keys import ApiKey, read_key_file
 from inferplane.errors import ConfigError
 from inferplane.server.errors import ApiError
-from inferplane.server.shares import Shares
+from inferplane.server.shares import Lease, Shares
 
 BODY = {"prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True}
+
+LANES, SERVICE_S, ASKING_S = 16, 0.8, 120.0
 
 
 class Clock:
@@ -96,6 +101,74 @@ def test_with_several_keys_one_gets_what_runs_and_its_part_of_the_queue():
         held.begin(key("greedy"))
     assert refused.value.code == "concurrency_limited"
     held.begin(key("modest"))
+
+
+def test_beside_others_a_key_gets_what_they_leave_of_what_runs():
+    held, _ = shares(running=8, num_keys=4)
+    others = [held.begin(key(name)) for name in "abc"]
+    for _ in range(8 - len(others)):
+        held.begin(key("greedy"))
+    with pytest.raises(ApiError) as refused:
+        held.begin(key("greedy"))
+    assert refused.value.code == "concurrency_limited"
+    for name in "abc":
+        held.begin(key(name))
+    for lease in others:
+        lease.release()
+
+
+def test_keys_that_all_want_everything_get_the_same():
+    held, _ = shares(running=12, waiting=4, num_keys=4)
+    had = dict.fromkeys("abcd", 0)
+    for _ in range(20):
+        for name in had:
+            try:
+                held.begin(key(name))
+            except ApiError:
+                continue
+            had[name] += 1
+    assert had == dict.fromkeys("abcd", 12 // 4)
+
+
+def waits_of_modest_keys(held: Shares, clock: Clock, rng: random.Random, greedy_rate: float):
+    """Seconds from asking to answer, sorted, of nine keys that each ask a twentieth of what LANES
+    can do, which serve one queue in order; and how many of theirs were refused."""
+    rates = [greedy_rate, *(LANES / SERVICE_S / 20 for _ in range(9))]
+    events = [(rng.expovariate(rate), 1, name) for name, rate in enumerate(rates) if rate]
+    heapq.heapify(events)
+    queue: deque[tuple[float, int, Lease]] = deque()
+    idle, took, refused = LANES, [], 0
+    while events:
+        clock.now, kind, what = heapq.heappop(events)
+        if kind == 0:
+            began, name, lease = what
+            lease.release()
+            idle += 1
+            if name:
+                took.append(clock.now - began)
+        elif clock.now < ASKING_S:
+            heapq.heappush(events, (clock.now + rng.expovariate(rates[what]), 1, what))
+            try:
+                queue.append((clock.now, what, held.begin(key(f"k{what}"))))
+            except ApiError:
+                refused += what > 0
+        while idle and queue:
+            idle -= 1
+            heapq.heappush(events, (clock.now + SERVICE_S, 0, queue.popleft()))
+    return sorted(took), refused
+
+
+@pytest.mark.case("fairness")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_greedy_key_at_most_doubles_the_waiting_of_nine_others(seed):
+    p99 = {}
+    for greedy_rate in (0.0, 20 * LANES / SERVICE_S):
+        held, clock = shares(running=LANES, waiting=64, num_keys=10)
+        took, refused = waits_of_modest_keys(held, clock, random.Random(seed), greedy_rate)
+        p99[greedy_rate] = took[int(len(took) * 0.99)]
+        assert refused <= len(took) / 100
+    alone, crowded = p99.values()
+    assert crowded <= 2 * alone
 
 
 def test_sequences_count_not_requests():

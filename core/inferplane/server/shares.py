@@ -46,13 +46,12 @@ class Lease:
 
         A request that is alone may be larger than the share: it would never fit otherwise.
         """
-        account, most = self.account, self.shares.most_sequences
+        account = self.account
         if account is None:
             return
         more = sequences - self.sequences
-        crowded = most is not None and account.sequences + more > most
-        if more > 0 and account.requests > 1 and crowded:
-            raise self.shares.crowded(account, f"{most} sequences at once")
+        if more > 0 and account.requests > 1:
+            self.shares.check_room(account, more)
         account.sequences += more
         self.sequences = sequences
 
@@ -76,8 +75,10 @@ class Shares:
     """What is under way, in all and for each key. `running` and `waiting` are the sequences the
     engine holds at most: with as many requests the queue must be full, or nothing is loaded yet.
 
-    With several keys, one of them gets what runs at once and its part of the queue: whoever else
-    comes then finds room, and few in front.
+    With several keys, each has its part of the queue. Beyond that, a key that is alone gets what
+    runs at once besides; beside others it gets what they leave of that, up to the level to which
+    all can have the same (max-min fairness). Whoever comes then waits for the end of one sequence,
+    and hardly ever for those of a greedy key that wait as well.
     """
 
     running: int
@@ -88,13 +89,6 @@ class Shares:
     """How long the queue takes to empty; None = unknown."""
     under_way: int = 0
     _accounts: dict[str, _Account] = field(default_factory=dict)
-
-    @property
-    def most_sequences(self) -> int | None:
-        """A key's share; None = no bound but the queue's own."""
-        if self.num_keys < 2:
-            return None
-        return self.running + max(1, self.waiting // self.num_keys)
 
     def begin(self, key: ApiKey | None) -> Lease:
         """Count a request, of this key if there is one.
@@ -115,12 +109,26 @@ class Shares:
             self._spend(key, account)
         if key.concurrent and account.requests >= key.concurrent:
             raise self.crowded(account, f"{key.concurrent} requests at once")
-        most = self.most_sequences
-        if most is not None and account.sequences >= most:
-            raise self.crowded(account, f"{most} sequences at once")
+        self.check_room(account, 1)
         account.requests += 1
         account.sequences += 1
         return account
+
+    def check_room(self, account: _Account, more: int) -> None:
+        """Whether this key may have so many sequences more. Raises ApiError `concurrency_limited`.
+
+        With k of them it stays below the level when all keys, cut to k each, fit what runs at once.
+        """
+        if self.num_keys < 2:
+            return
+        wanted, part = account.sequences + more, max(1, self.waiting // self.num_keys)
+        if wanted <= part:
+            return
+        busy = (one for one in self._accounts.values() if one is not account and one.sequences)
+        others = sum(min(one.sequences, wanted) for one in busy)
+        room = self.running - others if others else self.running + part
+        if wanted > room:
+            raise self.crowded(account, f"{max(room, part)} sequences at once now")
 
     def crowded(self, account: _Account, limit: str) -> ApiError:
         """The refusal of a key that has enough under way; says when one of them should end."""
