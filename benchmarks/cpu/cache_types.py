@@ -56,7 +56,7 @@ class Clock:
             run(program, arrays)
             self.seconds += time.perf_counter() - began
 
-        NativeProgram.run = timed  # type: ignore[method-assign]
+        NativeProgram.run = timed  # type: ignore[method-assign, assignment]
 
     def step_ms(self, model: LLM, prompts: list[list[int]]) -> float:
         """Of a decode step, after the prompts' own."""
