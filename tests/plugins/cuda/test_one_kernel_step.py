@@ -4,8 +4,10 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -13,12 +15,24 @@ from torch import Tensor
 from inferplane.interfaces import CanonicalWeight, Capabilities, LinearSite, QuantScheme
 from inferplane.quantization.reference import dequantize, requantize_input
 from inferplane_cuda.persistent import ops
-from inferplane_cuda.persistent.instructions import NO_HEADS, Before, Heads, Kind, Mode, Weights
+from inferplane_cuda.persistent.instructions import (
+    LEFT_NORMED,
+    LEFT_OUT,
+    LEFT_TOTAL,
+    NO_HEADS,
+    WORDS,
+    Before,
+    Heads,
+    Kind,
+    Mode,
+    Weights,
+)
 from inferplane_cuda.persistent.launcher import SOURCES, Launcher, variant
 from inferplane_cuda.persistent.tape import AttentionCall, NotTapedError, Tape, tape_for
 from inferplane_cuda.programs import compile_source, compiler_problem, read_source
 from inferplane_triton.attention.work import decode_items
 
+Words: TypeAlias = npt.NDArray[np.uint32]
 _TYPES = {1: torch.float16, 0: torch.bfloat16}
 _LOG2_E = 1.4426950408889634
 _EPS = 1e-5
@@ -33,23 +47,25 @@ class PlainWalker:
 
     def __init__(self) -> None:
         self.launches: list[list[list[int]]] = []
+        self._words = np.zeros(0, np.uint32)
 
     def begin(self) -> None:
         """A step begins."""
 
     def launch(
-        self, rows: Sequence[list[int]], weights: Weights, heads: Heads, longest: int
+        self, rows: Sequence[list[int]], weights: Weights, heads: Heads, longest: int, left: int
     ) -> None:
         """One instruction after the other."""
+        self._words = np.zeros(left, np.uint32)
         assert weights.CODES == 16
         self.launches.append([list(row) for row in rows])
         dtype = _TYPES[weights.HALF]
         for row in rows:
             kind = row[0] & 255
             if kind == Kind.ATTEND:
-                _attend(row, heads, dtype)
+                _attend(row, heads, dtype, self._words)
                 continue
-            x = _before(row, dtype)
+            x = _before(row, dtype, self._words)
             assert x.numel() <= longest
             if kind == Kind.STREAM:
                 outputs, inputs = row[11] & 0xFFFFFFFF, row[11] >> 32
@@ -63,32 +79,37 @@ class PlainWalker:
                     half = outputs // 2
                     product = torch.nn.functional.silu(both[:half]) * both[half:]
                 _write(row[8], product.to(dtype))
+                _leave(row, LEFT_OUT, product.to(dtype), self._words)
 
 
-def _before(row: list[int], dtype: torch.dtype) -> Tensor:
+def _before(row: list[int], dtype: torch.dtype, words: Words) -> Tensor:
     before, inputs = row[0] >> 8 & 255, row[11] >> 32
-    x = _read(row[1], inputs, dtype)
+    x = _source(row[1], inputs, dtype, words)
     if before == Before.NORM:
         if row[2]:
-            x = (x.float() + _read(row[2], inputs, dtype).float()).to(dtype)
+            x = (x.float() + _source(row[2], inputs, dtype, words).float()).to(dtype)
         if row[9]:
             _write(row[9], x)
+            _leave(row, LEFT_TOTAL, x, words)
         wide = x.float()
         scale = (wide.square().mean() + _float(row[12])).rsqrt()
         x = (wide * scale * _read(row[3], inputs, torch.float32)).to(dtype)
     elif before == Before.SILU:
-        both = _read(row[1], 2 * inputs, dtype).float()
+        both = _source(row[1], 2 * inputs, dtype, words).float()
         x = (torch.nn.functional.silu(both[:inputs]) * both[inputs:]).to(dtype)
     if row[10]:
         _write(row[10], x)
+        _leave(row, LEFT_NORMED, x, words)
     return x
 
 
-def _attend(row: list[int], heads: Heads, dtype: torch.dtype) -> None:
+def _attend(row: list[int], heads: Heads, dtype: torch.dtype, words: Words) -> None:
     queries, size = heads.KV_HEADS * heads.MEMBERS, heads.SIZE
-    q = _turned(row[1], queries, heads, row[14], row, dtype)
-    k = _turned(row[2], heads.KV_HEADS, heads, row[15], row, dtype)
-    v = _read(row[3], heads.KV_HEADS * size, dtype).view(heads.KV_HEADS, size)
+    q, k, v = (
+        _source(at, count * size, dtype, words).view(count, size)
+        for at, count in zip(row[1:4], (queries, heads.KV_HEADS, heads.KV_HEADS), strict=True)
+    )
+    q, k = _turned(q, heads, row[14], row), _turned(k, heads, row[15], row)
     items = _read(row[10], (row[0] >> 32) * 8, torch.int32).view(-1, 8)
     position = int(items[:, 6].max())
     table = _read(row[11], position // heads.PAGE + 1, torch.int32).tolist()
@@ -105,26 +126,42 @@ def _attend(row: list[int], heads: Heads, dtype: torch.dtype) -> None:
     scores = torch.einsum("kmd,tkd->kmt", grouped, keys) * _float(heads.SCALE) * np.log(2.0)
     out = torch.einsum("kmt,tkd->kmd", scores.softmax(-1), values)
     _write(row[6], out.to(dtype).flatten())
+    _leave(row, LEFT_OUT, out.to(dtype).flatten(), words)
 
 
-def _turned(
-    at: int, count: int, heads: Heads, weight: int, row: list[int], dtype: torch.dtype
-) -> Tensor:
-    x = _read(at, count * heads.SIZE, dtype).view(count, heads.SIZE)
+def _turned(x: Tensor, heads: Heads, weight: int, row: list[int]) -> Tensor:
     if heads.HEAD_NORM:
         wide = x.float()
         scale = (wide.square().mean(-1, keepdim=True) + _float(heads.EPS)).rsqrt()
-        x = (wide * scale * _read(weight, heads.SIZE, torch.float32)).to(dtype)
+        x = (wide * scale * _read(weight, heads.SIZE, torch.float32)).to(x.dtype)
     pairs = heads.PAIRS
     if not pairs:
         return x
     cos, sin = (_read(at, pairs, torch.float32) for at in (row[12], row[13]))
     a, b = x[:, :pairs].float(), x[:, pairs : 2 * pairs].float()
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[:, 2 * pairs :].float()], 1).to(dtype)
+    turned = [a * cos - b * sin, b * cos + a * sin, x[:, 2 * pairs :].float()]
+    return torch.cat(turned, 1).to(x.dtype)
 
 
 def _float(bits: int) -> float:
     return float(struct.unpack("<f", struct.pack("<i", bits))[0])
+
+
+def _source(said: int, count: int, dtype: torch.dtype, words: Words) -> Tensor:
+    """What an instruction reads: a tensor, or words that another has left."""
+    if not said & 1:
+        return _read(said, count, dtype)
+    found = words[said >> 1 : (said >> 1) + count]
+    assert (found & 0xFFFF == 1).all()
+    return torch.from_numpy((found >> 16).astype(np.uint16)).view(dtype)
+
+
+def _leave(row: list[int], place: tuple[int, int], values: Tensor, words: Words) -> None:
+    word, bit = place
+    first = row[word] >> bit & 0xFFFFFFFF
+    if first:
+        bits = values.contiguous().view(torch.uint16).numpy().astype(np.uint32)
+        words[first - 1 : first - 1 + len(bits)] = bits << 16 | 1
 
 
 def _read(at: int, count: int, dtype: torch.dtype) -> Tensor:
@@ -324,7 +361,7 @@ def test_what_is_in_flight_fits_beside_row_and_instructions() -> None:
         found = variant(Weights(4, 0, 0, 128), NO_HEADS, 4096, 160, bytes_on_chip)
         taken = found["DEPTH"] * Weights(4, 0, 0, 128).slot_bytes()
         assert found["DEPTH"] >= 2
-        assert taken + found["HELD"] + 160 * 128 + 12 * 1024 <= bytes_on_chip
+        assert taken + found["HELD"] + 160 * 8 * WORDS + 12 * 1024 <= bytes_on_chip
 
 
 SCHEMES = {

@@ -8,7 +8,7 @@ struct Met {  // on-chip, of one piece of attention
   u16 k[SIZE];
   u16 v[SIZE];
   float newest[MEMBERS];
-  float peak[WARPS][MEMBERS], total[WARPS][MEMBERS];
+  float peak[WARPS / 2][MEMBERS], total[WARPS / 2][MEMBERS];
   int last;
 };
 
@@ -24,17 +24,33 @@ __device__ __forceinline__ void multiply16(float (&c)[4], u32 a0, u32 a2, u32 b0
 #endif
 }
 
+// One warp: COUNT values of a head as they are.
+template <int COUNT>
+__device__ __forceinline__ void copy_head(const Left& left, i64 source, int start, u16* to) {
+  const int lane = thread_here() & 31;
+  constexpr int EACH_LANE = (COUNT + 31) / 32;
+  u32 words[EACH_LANE];
+  const auto place = [&](int i) { return start + min(lane + 32 * i, COUNT - 1); };
+  bring_words(left, source, place, words);
+#pragma unroll
+  for (int i = 0; i < EACH_LANE; ++i)
+    if (lane + 32 * i < COUNT) to[lane + 32 * i] = words[i] >> 16;
+}
+
 // One warp: a head from memory, its norm, its rotation.
-__device__ __forceinline__ void turn_head(const u16* from, const float* weight, const float* cos,
-                                          const float* sin, u16* to) {
-  const int lane = threadIdx.x & 31;
+__device__ __forceinline__ void turn_head(const Left& left, i64 source, int start, const float* weight,
+                                          const float* cos, const float* sin, u16* to) {
+  const int lane = thread_here() & 31;
 #if PAIRS
+  u32 words[2 * LANE_PAIRS];
+  const auto place = [&](int i) { return start + min(lane + 32 * (i / 2), PAIRS - 1) + i % 2 * PAIRS; };
+  bring_words(left, source, place, words);
   float a[LANE_PAIRS], b[LANE_PAIRS], squares = 0.0f;
 #pragma unroll
   for (int j = 0; j < LANE_PAIRS; ++j) {
-    const int p = lane + 32 * j;
-    a[j] = p < PAIRS ? wide(fresh2(from + p)) : 0.0f;
-    b[j] = p < PAIRS ? wide(fresh2(from + PAIRS + p)) : 0.0f;
+    const bool is_there = lane + 32 * j < PAIRS;
+    a[j] = is_there ? wide(words[2 * j] >> 16) : 0.0f;
+    b[j] = is_there ? wide(words[2 * j + 1] >> 16) : 0.0f;
     squares += a[j] * a[j] + b[j] * b[j];
   }
 #if HEAD_NORM
@@ -54,7 +70,9 @@ __device__ __forceinline__ void turn_head(const u16* from, const float* weight, 
     to[PAIRS + p] = narrow(b[j] * cos[p] + a[j] * sin[p]);
   }
 #endif
-  for (int p = 2 * PAIRS + lane; p < SIZE; p += 32) to[p] = fresh2(from + p);
+#if 2 * PAIRS < SIZE
+  copy_head<SIZE - 2 * PAIRS>(left, source, start + 2 * PAIRS, to + 2 * PAIRS);
+#endif
 }
 
 // The piece of the context that this block takes in its `turn`, or null: items lie longest first.
@@ -77,7 +95,7 @@ struct Tokens {
 
 __device__ __forceinline__ void read_tokens(Tokens& tokens, const i64* s, const int* item, int head,
                                             int base) {
-  const int lane = threadIdx.x & 31, t = lane & 3;
+  const int lane = thread_here() & 31, t = lane & 3;
   const int token = min(base + (lane >> 2), item[2] - 1);
   const i64 line = line_of(reinterpret_cast<const int*>(s[11]), token, head) * SIZE;
   const u16* const k_cache = reinterpret_cast<const u16*>(s[4]);
@@ -107,8 +125,9 @@ __device__ __forceinline__ void read_ahead(Tokens& tokens, const i64* s) {
 }
 
 // Flash-Decoding (Dao et al. 2023): pieces of the context, put together by who is done last.
-__device__ __forceinline__ void attend(const i64* s, Met& met, float* found, Tokens& tokens) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+__device__ __forceinline__ void attend(const i64* s, const Left& left, Met& met, float* found,
+                                       Tokens& tokens) {
+  const int thread = thread_here(), lane = thread & 31, warp = thread >> 5, g = lane >> 2, t = lane & 3;
   const int* const table = reinterpret_cast<const int*>(s[11]);
   const float* const cos = reinterpret_cast<const float*>(s[12]);
   const float* const sin = reinterpret_cast<const float*>(s[13]);
@@ -124,21 +143,21 @@ __device__ __forceinline__ void attend(const i64* s, Met& met, float* found, Tok
     if (warp < 8) {
       u16* const row = met.q + warp * ROW;
       if (warp < MEMBERS) {
-        const u16* q = reinterpret_cast<const u16*>(s[1]) + (head * MEMBERS + warp) * SIZE;
-        turn_head(q, reinterpret_cast<const float*>(s[14]), cos, sin, row);
+        const float* const weight = reinterpret_cast<const float*>(s[14]);
+        turn_head(left, s[1], (head * MEMBERS + warp) * SIZE, weight, cos, sin, row);
       } else {
         for (int d = lane; d < SIZE; d += 32) row[d] = 0;
       }
     } else if (warp == 8 && position >= 0) {
-      const u16* k = reinterpret_cast<const u16*>(s[2]) + head * SIZE;
-      turn_head(k, reinterpret_cast<const float*>(s[15]), cos, sin, met.k);
+      turn_head(left, s[2], head * SIZE, reinterpret_cast<const float*>(s[15]), cos, sin, met.k);
       __syncwarp();
       const i64 line = line_of(table, position, head) * SIZE;
       for (int d = lane; d < SIZE; d += 32) k_cache[line + d] = met.k[d];
     } else if (warp == 9 && position >= 0) {
-      const u16* v = reinterpret_cast<const u16*>(s[3]) + head * SIZE;
       const i64 line = line_of(table, position, head) * SIZE;
-      for (int d = lane; d < SIZE; d += 32) v_cache[line + d] = met.v[d] = fresh2(v + d);
+      copy_head<SIZE>(left, s[3], head * SIZE, met.v);
+      __syncwarp();
+      for (int d = lane; d < SIZE; d += 32) v_cache[line + d] = met.v[d];
     }
     meet();
 
@@ -188,34 +207,58 @@ __device__ __forceinline__ void attend(const i64* s, Met& met, float* found, Tok
     }
     total += __shfl_xor_sync(~0u, total, 1);
     total += __shfl_xor_sync(~0u, total, 2);
-    if (t == 0 && g < MEMBERS) met.peak[warp][g] = peak, met.total[warp][g] = total;
+    constexpr int HALF_OF_WARPS = WARPS / 2;  // they take over what the others have found
+    float* const mine = found + (warp % HALF_OF_WARPS) * MEMBERS * SIZE + lane * EACH;
+    if (warp >= HALF_OF_WARPS) {
+      const int to = warp - HALF_OF_WARPS;
+      if (t == 0 && g < MEMBERS) met.peak[to][g] = peak, met.total[to][g] = total;
 #pragma unroll
-    for (int h = 0; h < MEMBERS; ++h)
+      for (int h = 0; h < MEMBERS; ++h)
 #pragma unroll
-      for (int e = 0; e < EACH; ++e)
-        found[(warp * MEMBERS + h) * SIZE + lane * EACH + e] = acc[h][e];
+        for (int e = 0; e < EACH; ++e) mine[h * SIZE + e] = acc[h][e];
+    }
+    meet();
+    if (warp < HALF_OF_WARPS) {
+      const float there = met.peak[warp][g % MEMBERS];
+      const float top = fmaxf(fmaxf(peak, there), -3e38f);  // neither may have seen a token
+      const float keep = power2(peak - top), take = power2(there - top);
+      total = total * keep + met.total[warp][g % MEMBERS] * take;
+      __syncwarp();
+      if (t == 0 && g < MEMBERS) met.peak[warp][g] = top, met.total[warp][g] = total;
+#pragma unroll
+      for (int h = 0; h < MEMBERS; ++h) {
+        const float less = __shfl_sync(~0u, keep, 4 * h), more = __shfl_sync(~0u, take, 4 * h);
+#pragma unroll
+        for (int e = 0; e < EACH; ++e)
+          mine[h * SIZE + e] = acc[h][e] * less + mine[h * SIZE + e] * more;
+      }
+    }
     meet();
 
     const int pieces = item[5];
     const i64 at = (i64(item[3]) * KV_HEADS + head) * MEMBERS;
     float* const part = reinterpret_cast<float*>(s[7]) + at * SIZE;
     float* const stat = reinterpret_cast<float*>(s[8]) + at * 2;
-    u16* const out = reinterpret_cast<u16*>(s[6]) + head * MEMBERS * SIZE;
-    for (int i = threadIdx.x; i < MEMBERS * SIZE; i += THREADS) {
+    const auto store = [&](int i, float value) {
+      const int at = head * MEMBERS * SIZE + i;
+      if (s[6]) reinterpret_cast<u16*>(s[6])[at] = narrow(value);
+      left.leave(u32(s[16]), at, narrow(value));
+    };
+    for (int i = thread; i < MEMBERS * SIZE; i += THREADS) {
       const int h = i / SIZE, d = i % SIZE;
       float top = position >= 0 ? met.newest[h] : __int_as_float(0xff800000);
 #pragma unroll
-      for (int w = 0; w < WARPS; ++w) top = fmaxf(top, met.peak[w][h]);
+      for (int w = 0; w < HALF_OF_WARPS; ++w) top = fmaxf(top, met.peak[w][h]);
       float sum = 0.0f, value = 0.0f;
       if (position >= 0) sum = power2(met.newest[h] - top), value = sum * wide(met.v[d]);
 #pragma unroll
-      for (int w = 0; w < WARPS; ++w) {
+      for (int w = 0; w < HALF_OF_WARPS; ++w) {
         const float share = power2(met.peak[w][h] - top);
         sum += share * met.total[w][h];
         value += share * found[(w * MEMBERS + h) * SIZE + d];
       }
       if (pieces == 1) {
-        out[i] = narrow(__fdividef(value, sum));
+        store(i, __fdividef(value, sum));
       } else {
         part[i] = value;
         if (!d) stat[2 * h] = top, stat[2 * h + 1] = sum;
@@ -226,10 +269,9 @@ __device__ __forceinline__ void attend(const i64* s, Met& met, float* found, Tok
       meet();
       if (!threadIdx.x) {
         int before;
-        asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
-                     : "=r"(before) : "l"(counter) : "memory");
+        asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"  // from the last on to 0
+                     : "=r"(before) : "l"(counter), "r"(pieces - 1) : "memory");
         met.last = before == pieces - 1;
-        if (met.last) *counter = 0;  // ready for the next launch
       }
       meet();
       if (met.last) {
@@ -237,21 +279,21 @@ __device__ __forceinline__ void attend(const i64* s, Met& met, float* found, Tok
         const float* const parts = reinterpret_cast<const float*>(s[7]) + first * SIZE;
         const float* const stats = reinterpret_cast<const float*>(s[8]) + first * 2;
         constexpr int NEXT = KV_HEADS * MEMBERS;
-        for (int i = threadIdx.x; i < MEMBERS * SIZE; i += THREADS) {
+        for (int i = thread; i < MEMBERS * SIZE; i += THREADS) {
           const int h = i / SIZE;
           float top = __int_as_float(0xff800000), sum = 0.0f, value = 0.0f;
 #pragma unroll 8
           for (int p = 0; p < pieces; ++p) {
-            const float there = fresh4(stats + (p * NEXT + h) * 2);
-            const float more = fresh4(stats + (p * NEXT + h) * 2 + 1);
-            const float found_there = fresh4(parts + i64(p) * NEXT * SIZE + i);
+            const float there = __uint_as_float(fresh4(stats + (p * NEXT + h) * 2));
+            const float more = __uint_as_float(fresh4(stats + (p * NEXT + h) * 2 + 1));
+            const float found_there = __uint_as_float(fresh4(parts + i64(p) * NEXT * SIZE + i));
             const float higher = fmaxf(top, there);
             const float old = power2(top - higher), share = power2(there - higher);
             sum = sum * old + share * more;
             value = value * old + share * found_there;
             top = higher;
           }
-          out[i] = narrow(__fdividef(value, sum));
+          store(i, __fdividef(value, sum));
         }
       }
     }

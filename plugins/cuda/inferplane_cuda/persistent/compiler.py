@@ -21,9 +21,11 @@ _logger = logging.getLogger(__name__)
 _FEWEST = 8
 """Instructions a launch, on average: below, launches of the ops themselves are as good."""
 _OLDEST = (9, 0)
-_LIMIT = 0.1
-"""Relative difference of the hidden states: 16-bit sums in another order stay below 0.05, a step
-that computes something else lies above 1."""
+_LIMIT = 0.4
+"""Relative difference of the hidden states: 16-bit sums in another order stay below 0.05; where
+each matrix rounds its inputs to 8 bits, the least difference moves one input of a hundred to the
+next code, and 32 layers of random weights end 0.2 apart; a step that computes something else lies
+above 1."""
 
 
 class StepGraphs(GpuGraphs):

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LEFT_NORMED",
+    "LEFT_OUT",
+    "LEFT_TOTAL",
     "NO_HEADS",
     "WORDS",
     "Before",
@@ -24,7 +27,7 @@ __all__ = [
     "words",
 ]
 
-WORDS = 16
+WORDS = 18
 """Of 8 bytes each, an instruction."""
 
 
@@ -76,6 +79,14 @@ class Weights:
         """Inputs of a panel."""
         return 2048 if self.CODES == 4 else 1024
 
+    @property
+    def summands(self) -> int:
+        """Parts of an output that are added up at the end of a tile, on Hopper: where its matrix
+        instructions take weights from on-chip memory, fewer than one of each warp."""
+        if self.CODES == 16:
+            return 8
+        return 4 if self.CODES == 7 and self.INPUT == 1 else 16
+
     def slot_bytes(self) -> int:
         """On-chip memory of a slot: two panels of 16 outputs by `across` inputs, one if dense."""
         across = self.across
@@ -119,11 +130,19 @@ class Matrix:
     """The scale of x f32[1], where it is not its own."""
 
 
+LEFT_OUT = (16, 0)
+"""Word and bit of an instruction where the words are named that it leaves of its output."""
+LEFT_NORMED = (17, 0)
+"""The same of what comes before a matrix, for others who read it."""
+LEFT_TOTAL = (17, 32)
+"""The same of a sum with its residual."""
+
+
 def words(
-    kind: Kind, high: int, pointers: Sequence[Tensor | None], sizes: Sequence[int] = ()
+    kind: Kind, high: int, pointers: Sequence[Tensor | int | None], sizes: Sequence[int] = ()
 ) -> list[int]:
     """An instruction: its kind with 32 bits beside it, addresses, numbers; 0 = absent."""
-    told = [0 if x is None else x.data_ptr() for x in pointers]
+    told = [0 if x is None else x if isinstance(x, int) else x.data_ptr() for x in pointers]
     row = [int(kind) | high << 32, *told, *sizes]
     return row + [0] * (WORDS - len(row))
 

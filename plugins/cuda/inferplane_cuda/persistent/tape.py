@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from triton import knobs
 
 from inferplane_cuda.persistent.instructions import (
+    LEFT_NORMED,
+    LEFT_OUT,
+    LEFT_TOTAL,
     NO_HEADS,
     WORDS,
     Before,
@@ -30,6 +33,7 @@ from inferplane_cuda.persistent.instructions import (
     words,
 )
 from inferplane_cuda.persistent.launcher import MOST_INSTRUCTIONS, longest_row
+from inferplane_cuda.persistent.products import Products
 
 __all__ = ["AttentionCall", "NotTapedError", "Tape", "Walker", "settle", "tape_for"]
 
@@ -52,9 +56,9 @@ class Walker(Protocol):
         """A step begins."""
 
     def launch(
-        self, rows: Sequence[list[int]], weights: Weights, heads: Heads, longest: int
+        self, rows: Sequence[list[int]], weights: Weights, heads: Heads, longest: int, left: int
     ) -> None:
-        """Do what the rows say, one after the other."""
+        """Do what the rows say; they leave `left` words for each other."""
 
 
 class NotTapedError(Exception):
@@ -162,6 +166,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
             self._tiles += x.shape[-1] // 32 - _tiles(last)
             last[0] = last[0] & ~(255 << 16) | Mode.PAIRED << 16
             last[8] = out.data_ptr()
+            self._products.add(last, LEFT_OUT, out)
             self._kept.append(out)
             return out
         self._pending = _Pending(Before.SILU, x, out)
@@ -221,10 +226,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
         if self._heads not in (NO_HEADS, heads):
             self.flush()
         self._heads = heads
-        pointers = (
-            *turned.sources, v, *call.pointers, *turned.tables, *(turned.weights or (None, None)),
-        )  # fmt: skip
-        self._add(words(Kind.ATTEND, call.items, pointers), half_of(q.dtype), q, k, v, *pointers)
+        others = (*call.pointers, *turned.tables, *(turned.weights or (None, None)))
+        read = tuple(self._products.source(x) for x in (*turned.sources, v))
+        row = words(Kind.ATTEND, call.items, (*read, *others))
+        self._products.add(row, LEFT_OUT, call.pointers[2])
+        self._add(row, half_of(q.dtype), q, k, v, *turned.sources, *others)
 
     def flush(self) -> None:
         """Launch what has been noted. Raises NotTapedError while a rotation waits."""
@@ -233,11 +239,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
             raise NotTapedError("something other than attention reads a rotation")
         self._settle()
         rows, weights, heads, longest = self._rows, self._weights, self._heads, self._longest
-        kept = self._kept
-        half = self._half
+        kept, half, left = self._kept, self._half, self._products.words
         self._reset()
         if rows:
-            self._launcher.launch(rows, weights or Weights(16, 0, half), heads, longest)
+            self._launcher.launch(rows, weights or Weights(16, 0, half), heads, longest, left)
         kept.clear()
 
     def _before_launch(self, *_: Any, **__: Any) -> None:
@@ -246,6 +251,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
     def _reset(self) -> None:
         self._rows: list[list[int]] = []
         self._kept: list[Tensor | None] = []  # alive until launched: no address has two meanings
+        self._products = Products()
         self._weights: Weights | None = None
         self._heads = NO_HEADS
         self._longest = 8
@@ -275,9 +281,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
             parts = matrix.codes, matrix.scales, matrix.offsets, matrix.bias
             outputs = matrix.outputs
             given = 0 if matrix.given is None else matrix.given.data_ptr()
-        pointers = (
-            waiting.x, waiting.residual, waiting.weight, *parts, out, waiting.total, normed,
-        )  # fmt: skip
+        kept = (waiting.x, waiting.residual, waiting.weight, *parts, out, waiting.total, normed)
+        read = tuple(self._products.source(x) for x in kept[:2])
+        pointers = (*read, *kept[2:])
         sizes = (outputs | inputs << 32, bits_of(waiting.eps), given)
         row = words(kind, self._tiles % self._launcher.blocks, pointers, sizes)
         is_wide = matrix is not None and inputs >= 2 * matrix.weights.across
@@ -286,7 +292,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
         if kind is Kind.STREAM:
             self._tiles += _tiles(row)
         self._longest = max(self._longest, inputs)
-        self._add(row, half_of(waiting.x.dtype), *pointers)
+        self._products.add(row, LEFT_OUT, out)
+        self._products.add(row, LEFT_TOTAL, waiting.total)
+        self._products.add(row, LEFT_NORMED, normed)
+        self._add(row, half_of(waiting.x.dtype), *kept)
 
     def _add(self, row: list[int], half: int, *kept: Tensor | None) -> None:
         assert len(row) == WORDS
