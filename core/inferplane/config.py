@@ -261,6 +261,11 @@ class ServeSettings:
     allowed_origins: tuple[str, ...] = _server(
         (), kinds.NAMES, "Web origins whose pages may call the server (CORS)."
     )
+    max_connections: int = _server(
+        4096,
+        kinds.count(1),
+        "Most connections at once, beside 64 for probes; fewer where fewer files may be open.",
+    )
     strict: bool = _server(
         False, kinds.FLAG, "Refuse requests whose fields would be ignored or changed."
     )

@@ -32,11 +32,16 @@ REPORT = os.environ.get("RELIABILITY_REPORT")
 class Served:
     """`inferplane serve` over the null device."""
 
-    def __init__(self, folder: Path, *flags: str, port: int = 0, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, port: int = 0, open_files: int = 0, **options: Any
+    ) -> None:
+        """With `open_files` it may have no more of them open."""
         given = [f"--options={name}={value}" for name, value in options.items()]
         command = [sys.executable, "-m", "inferplane", "serve", str(folder), "--device", "null"]
         command += ["--plugins", "inferplane.testing.null", "--port", str(port)]
         command += ["--served-names", "tiny", "--max-model-len", "512", *given, *flags]
+        if open_files:
+            command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self.key = "authorization: Bearer k0\r\n" if "--api-key-file" in flags else ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         self.process = subprocess.Popen(

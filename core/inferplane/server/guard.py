@@ -6,10 +6,13 @@ A subclass of uvicorn's httptools protocol. Whatever it refuses gets an error bo
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -21,8 +24,11 @@ from inferplane.server.probe_states import PROBES
 
 __all__ = ["Guard", "GuardedProtocol"]
 
+_logger = logging.getLogger("inferplane.server")
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _BODY_SLACK_BYTES = 64 * 1024
+_OWN_FILES = 128
+"""Descriptors for all but connections: sockets of children, files, the database, new refusals."""
 _UPLOADS = "/v1/files"
 """Where bodies may be as large as files."""
 
@@ -35,6 +41,13 @@ class Guard:
     on_refusal: Callable[[str], None]
     """Told the wire code of each connection ended by a limit."""
     per_address: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Let no more in than descriptors last for: who has none cannot even be refused."""
+        most = _open_files() - self.limits.probe_connections - _OWN_FILES
+        if most < self.limits.connections:
+            _logger.warning("only %d connections at once: raise the limit of open files", most)
+            self.limits = replace(self.limits, connections=max(1, most))
 
     def protocol(self, *args: Any, **kwargs: Any) -> GuardedProtocol:
         """For uvicorn's `http` setting."""
@@ -229,6 +242,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._write_timer = None
         self.guard.on_refusal("write_stall")
         self.transport.abort()
+
+
+def _open_files() -> int:
+    """How many files this process may have open, once it has been allowed all that it can be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _too_many(message: str) -> ApiError:

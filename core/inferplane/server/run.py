@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -150,11 +151,12 @@ def make_server(
 
 def _limits_of(settings: ServeSettings) -> Limits:
     """Bodies with pictures are larger. A checkpoint that cannot be read fails when it is loaded."""
+    limits = Limits(connections=settings.max_connections)
     try:
         config = read_model_config(open_checkpoint(Path(settings.launch.config.model)))
     except InferplaneError:
-        return Limits()
-    return Limits(body_bytes=MEDIA_BODY_BYTES) if takes_pictures(config) else Limits()
+        return limits
+    return replace(limits, body_bytes=MEDIA_BODY_BYTES) if takes_pictures(config) else limits
 
 
 async def run_server(server: DrainingServer, listener: socket.socket) -> int:
