@@ -118,6 +118,16 @@ def test_a_process_that_dies_is_a_refusal_and_the_next_picture_is_read(processor
     assert not processor.read(written(colour="black")).fault
 
 
+def test_a_processor_without_tiles_gives_one_placeholder_a_patch(tmp_path):
+    id, _ = write_processor(tmp_path, "llava")
+    made = PictureProcessor(tmp_path, PictureToken(id, "<image>", "mark"), 1_000_000)
+    try:
+        read = made.read(written(size=(100, 50)))
+    finally:
+        made.close()
+    assert read.ids == [id] * 36 and read.arrays["pixel_values"].shape == (1, 3, 24, 24)
+
+
 def test_a_checkpoint_without_a_processor_says_what_is_wanted(tmp_path):
     made = PictureProcessor(tmp_path, PictureToken(3, "<image>", "mark"), 1_000_000)
     with pytest.raises(ModelError, match=r"inferplane\[vision\].*preprocessor_config.json"):

@@ -58,8 +58,11 @@ _TEXT = {
 _GREY = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "do_normalize": True}
 
 
-def write_seeing_chat(folder: Path, kind: str) -> None:
-    """Write a model of `model_type` `kind`, one of CHAT_KINDS; the same bytes each time."""
+def write_seeing_chat(folder: Path, kind: str, endings: int = 1) -> None:
+    """Write a model of `model_type` `kind`, one of CHAT_KINDS; the same bytes each time.
+
+    `endings` tokens end a text: what is drawn at random would hardly ever meet a single one.
+    """
     import torch
 
     library: Any = import_module("transformers")  # seconds, and an extra: only who asks pays
@@ -77,6 +80,8 @@ def write_seeing_chat(folder: Path, kind: str) -> None:
         **({} if kind == "llava" else {"scale_factor": 2}),
     )
     library.AutoModelForImageTextToText.from_config(config).eval().save_pretrained(folder)
+    ends = [2, *range(size - endings + 1, size)]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
 
 
 def write_processor(folder: Path, kind: str) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import os
 import tempfile
 import warnings
@@ -148,7 +147,7 @@ def _stated(folder: Path) -> dict[str, Any]:
     for name in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             made |= found if name == "processor_config.json" else _class_of(found)
     return made
 
