@@ -79,6 +79,8 @@ def test_aliases_tell_the_same_figures_under_the_other_names(start):
     server.wait_ready()
     with server.client() as client:
         client.get("/v1/absent")
+        asked = {"prompt": "a", "max_tokens": 1, "ignore_eos": True}
+        client.post("/v1/completions", json=asked).raise_for_status()
         found = samples(client)
     endings = {"counter": "_total", "histogram": "_count", "gauge": "", "info": "_info"}
     for row in METRICS.values():
