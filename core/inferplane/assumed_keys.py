@@ -31,6 +31,7 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "use_sliding_window": False,
     },
     "qwen3_moe": {"norm_topk_prob": False, "use_sliding_window": False},
+    "whisper": {"layer_norm_eps": 1e-5, "activation_function": "gelu", "tie_word_embeddings": True},
 }
 """By model_type."""
 

@@ -63,9 +63,9 @@ class ModelSettings:
         "Weights: auto serves them as they are stored, none dequantises GGUF, int8, int4 and fp8 "
         "quantise while loading.",
     )
-    task: Literal["auto", "generate", "embed", "score", "classify"] = _model(
+    task: Literal["auto", "generate", "embed", "score", "classify", "transcribe"] = _model(
         "auto",
-        kinds.choice("auto", "generate", "embed", "score", "classify"),
+        kinds.choice("auto", "generate", "embed", "score", "classify", "transcribe"),
         "What requests may ask for; auto takes what the model was made for.",
     )
     model_impl: Literal["auto", "transformers"] = _model(

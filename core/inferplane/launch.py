@@ -12,6 +12,7 @@ from typing import Literal
 
 from inferplane.interfaces import Capabilities, Change, EngineConfig, ModelShape, Probe, Topology
 from inferplane.registry import Catalogue, Entry
+from inferplane.speech_config import SpeechConfig
 
 __all__ = ["DeviceReport", "LaunchPlan", "LaunchSettings", "SchedulerConfig"]
 
@@ -75,7 +76,7 @@ class LaunchSettings:
     seed: int = 0
     """Of dummy weights."""
     task: str = "auto"
-    """generate, embed, score or classify; "auto" = what the model is made for."""
+    """generate, embed, score, classify or transcribe; "auto" = what the model is made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,15 @@ class LaunchPlan:
     keeps_kv: bool = True
     """False: an encoder, which computes a whole text at once and keeps nothing."""
     image_token: int | None = None
-    """What stands for a picture's places in a prompt; None = the model takes no pictures."""
+    """What stands for a picture's places in a prompt, or a recording's; None = the model takes
+    neither."""
+    speech: SpeechConfig | None = None
+    """None = the model hears nothing."""
 
     @property
     def generates(self) -> bool:
         """Whether any request draws tokens."""
-        return "generate" in self.tasks
+        return "generate" in self.tasks or "transcribe" in self.tasks
 
     def catalogue(self) -> Catalogue:
         """The register lines as registries."""

@@ -11,6 +11,7 @@ from inferplane.checkpoint import Checkpoint
 from inferplane.checkpoint.checked_keys import CheckedKeys
 from inferplane.errors import ModelError
 from inferplane.interfaces import ModelShape
+from inferplane.speech_config import HEARING, decoder_keys
 
 __all__ = ["ModelConfig", "MoeConfig", "RopeConfig", "read_model_config"]
 
@@ -188,6 +189,8 @@ def _keys(checkpoint: Checkpoint) -> CheckedKeys:
 def _merged(config: Mapping[str, object]) -> Mapping[str, object]:
     """The language model's part of a multimodal configuration on top of the shared part."""
     inner = config.get("text_config")
+    if config.get("model_type") in HEARING:
+        return decoder_keys(config)
     if not isinstance(inner, dict):
         return config
     outer = {

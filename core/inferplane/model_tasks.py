@@ -1,7 +1,7 @@
 """What a model can be asked for, by its files and by what the user says.
 
 A task is what requests want of the served model: generate text, embed texts, score pairs of texts,
-classify texts.
+classify texts, transcribe speech.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from inferplane.checkpoint import Checkpoint
 from inferplane.checkpoint.sentence_layout import read_sentence_layout
 from inferplane.errors import ConfigError
 from inferplane.model_config import ModelConfig
+from inferplane.speech_config import HEARING
 
 __all__ = ["TASKS", "TaskChoice", "choose_tasks", "class_labels"]
 
-TASKS = ("generate", "embed", "score", "classify")
+TASKS = ("generate", "embed", "score", "classify", "transcribe")
 
 _CLASSIFIER = "ForSequenceClassification"
 _COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
@@ -37,7 +38,7 @@ class TaskChoice:
     @property
     def generates(self) -> bool:
         """Whether any request draws tokens."""
-        return "generate" in self.tasks
+        return "generate" in self.tasks or "transcribe" in self.tasks
 
 
 def choose_tasks(asked: str, config: ModelConfig, checkpoint: Checkpoint) -> TaskChoice:
@@ -83,6 +84,8 @@ def _possible(
         labels = len(class_labels(config))
         tasks = ("score", "classify") if labels == 1 else ("classify",)
         return tasks, tasks, f"{config.architecture} with {labels} class{'es' * (labels > 1)}"
+    if config.model_type in HEARING:
+        return ("transcribe",), ("transcribe",), "a model that hears"
     vectors = ("embed", "score")
     if config.model_type in _ENCODERS:
         return vectors, vectors, "an encoder"

@@ -23,6 +23,7 @@ from inferplane.models.pictures import image_token_id, takes_pictures
 from inferplane.plugins import LoadedPlugin, Plugins, find_plugins
 from inferplane.registry import Entry
 from inferplane.settle import apply_changes, check_settings, core_changes
+from inferplane.speech_config import SpeechConfig, read_speech_config
 
 __all__ = ["PluginReport", "Survey", "make_plan", "survey"]
 
@@ -124,8 +125,7 @@ def make_plan(
         topology = _checked(platform.topology(config, caps), probe, chosen)
         told.append(topology)
     with _answers_of(chosen, "worker_env", trace) as told:
-        ranks = range(topology.processes)
-        worker_env = tuple(dict(platform.worker_env(config, rank)) for rank in ranks)
+        worker_env = tuple(dict(platform.worker_env(config, n)) for n in range(topology.processes))
         told.append(worker_env)
     return LaunchPlan(
         device=chosen.name,
@@ -150,6 +150,7 @@ def make_plan(
         tasks=read.tasks.tasks,
         keeps_kv=read.tasks.keeps_kv,
         image_token=read.image_token,
+        speech=read.speech,
     )
 
 
@@ -166,6 +167,7 @@ class _ReadModel:
     tasks: TaskChoice
     weight_bytes: int
     image_token: int | None
+    speech: SpeechConfig | None
 
 
 def _read_model(settings: LaunchSettings, note: Note) -> _ReadModel:
@@ -178,7 +180,10 @@ def _read_model(settings: LaunchSettings, note: Note) -> _ReadModel:
     if tasks.max_tokens is not None:
         model = replace(model, max_position=min(model.max_position, tasks.max_tokens))
     image_token = image_token_id(config) if takes_pictures(config) else None
-    return _ReadModel(model, tasks, weight_bytes, image_token)
+    speech = read_speech_config(config.whole)
+    if speech is not None:
+        image_token = speech.placeholder
+    return _ReadModel(model, tasks, weight_bytes, image_token, speech)
 
 
 def _look(

@@ -38,6 +38,8 @@ class AttentionPart:
     layout: str
     layers: tuple[str, ...]
     is_reference: bool
+    crosses: bool = False
+    """Its layers attend to what others keep at audio positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ def plan_attention(
     `block_size` was set to what a part cannot use.
     """
     selection = _Selection(context, catalogue, labels)
+    crossing = [site for site in sites if site.reads is not None]
+    sites = [site for site in sites if site.reads is None]
     specs = _specs(sites, dtype, _kv_dtype(dtype, context))
     cached = [site for site in sites if site.cached]
     windows = list(dict.fromkeys(site.window for site in cached))
@@ -78,6 +82,7 @@ def plan_attention(
         is_reference = backend in (ReferenceAttention, WholeTextAttention)
         parts.append(AttentionPart(final, backend(final, device), layout, names, is_reference))
         layouts |= dict.fromkeys(names, layout)
+    parts += [part for part in (_crossing(part, crossing) for part in parts) if part.layers]
     groups = tuple(_group(window, cached, parts[0].spec.kv_dtype, layouts) for window in windows)
     return AttentionPlan(
         block_size,
@@ -198,6 +203,12 @@ def _specs(
         )
         found[spec] = (*found.get(spec, ()), site.name)
     return found
+
+
+def _crossing(part: AttentionPart, crossing: Sequence[AttentionSite]) -> AttentionPart:
+    """The layers that read what this part's keep."""
+    names = tuple(site.name for site in crossing if site.reads in part.layers)
+    return replace(part, layers=names, crosses=True)
 
 
 def _group(

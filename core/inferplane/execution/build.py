@@ -40,10 +40,15 @@ def create_executor(
                 f"device {plan.device} cannot tell the two texts of a pair apart, which "
                 f"{plan.model.architecture} may ask for: choose another device"
             )
-        if plan.image_token is not None and not executor.reads_media:
+        if plan.image_token is not None and not (plan.speech or executor.reads_media):
             raise ConfigError(
                 f"device {plan.device} takes no pictures, which {plan.model.architecture} is for: "
                 "choose another device"
+            )
+        if plan.speech is not None and not executor.hears:
+            raise ConfigError(
+                f"device {plan.device} takes no recordings, which {plan.model.architecture} is "
+                "for: choose another device"
             )
         return executor
     # torch costs seconds and 200 MB, which a platform with its own executor may not want

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from inferplane.execution.attention_plan import AttentionPart
+from inferplane.execution.heard_steps import split_step
 from inferplane.execution.programs import part_prefix
 from inferplane.interfaces import (
     Array,
@@ -23,6 +24,7 @@ from inferplane.interfaces import (
 from inferplane.ops.sampling import SamplingPlan, plan_sampling
 from inferplane.sampling.host_sampler import take_rows
 from inferplane.shapes import last_rows, pad, shape_of
+from inferplane.speech_config import SpeechConfig
 
 __all__ = ["SAMPLING_PREFIX", "InputBuilder", "StepInputs"]
 
@@ -60,11 +62,13 @@ class InputBuilder:
         max_model_len: int,
         takes_any_shape: Callable[[Bucket], bool],
         overlaps: bool = True,
+        speech: SpeechConfig | None = None,
     ) -> None:
         """`takes_any_shape`: steps of this bucket go to their program unpadded; `overlaps`: a step
         may begin before the tokens of the one before it are on the host."""
         self._takes_any_shape = takes_any_shape
         self._overlaps = overlaps
+        self._speech = speech
         self._parts = tuple(parts)
         self._shapes = shapes
         self._has_buckets = bool(shapes.buckets())
@@ -88,9 +92,26 @@ class InputBuilder:
             rows = np.zeros(padding.num_seqs * width, np.int32)
             rows[:num_rows] = rows_RW.reshape(-1)
         plan = plan_sampling(_spread(batch.sampling, width), len(rows))
-        metas = tuple(part.backend.build(batch, padding) for part in self._parts)
-        arrays = self._arrays(batch, bucket, rows, metas)
+        if self._speech is None:
+            metas = tuple(part.backend.build(batch, padding) for part in self._parts)
+            heard: dict[str, Array] = {}
+        else:
+            metas, heard = self._split(batch, self._speech)
+        arrays = self._arrays(batch, bucket, rows, metas) | heard
         return StepInputs(batch, bucket, padding, arrays, metas, plan, num_rows, width)
+
+    def _split(
+        self, batch: StepBatch, speech: SpeechConfig
+    ) -> tuple[tuple[AttentionMeta, ...], dict[str, Array]]:
+        """Metadata for text and for its audio, and which rows are which."""
+        step = split_step(batch, speech.num_states, speech.padded, self._block_size)
+        seen = [step.crossing if part.crosses else step.text for part in self._parts]
+        metas = tuple(
+            AttentionMeta((), {}) if view is None else part.backend.build(view, None)
+            for part, view in zip(self._parts, seen, strict=True)
+        )
+        rows = {"audio_rows": step.audio_rows, "audio_slots": step.audio_slots}
+        return metas, {**rows, "text_rows": step.text_rows}
 
     def _arrays(
         self,

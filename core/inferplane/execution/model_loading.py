@@ -30,6 +30,7 @@ from inferplane.loading import WeightTable, dummy_weights, iterate_weights
 from inferplane.model_config import read_model_config
 from inferplane.models.choice import choose_model
 from inferplane.ops.bind import Binder
+from inferplane.speech_config import SpeechConfig
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -48,6 +49,8 @@ class LoadedModel:
     """What becomes of pooled states f32[E,D]."""
     generates: bool = True
     """False: its steps want vectors of whole texts, never logits."""
+    speech: SpeechConfig | None = None
+    """None = it hears nothing."""
 
 
 def load_model(
@@ -71,7 +74,7 @@ def load_model(
         config.architecture,
         labels,
         registered=plan.model_impl == "auto",
-        sees=plan.image_token is not None,
+        sees=plan.image_token is not None and plan.speech is None,
     )
     binder.choices.append(choice)
     if plan.image_token is not None and not issubclass(architecture, SeesPictures):
@@ -107,6 +110,7 @@ def load_model(
         read_pooling(checkpoint, architecture),
         behind_pooling(model.head, modules),
         plan.generates,
+        plan.speech,
     )
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from inferplane.execution.attention_plan import AttentionPart
+from inferplane.execution.torch_kv_store import KVHandle
 from inferplane.interfaces import (
     AttentionBackend,
     AttentionMeta,
     Bucket,
     ExecutorStats,
     GraphCompiler,
+    HeardRows,
     Model,
     StepFunction,
 )
@@ -46,10 +48,18 @@ class StepContext:
     metas: Mapping[str, AttentionMeta]
     segments: Tensor | None = None
     media: tuple[Tensor, Tensor] | None = None
+    heard: HeardRows | None = None
+    audio_slots: Tensor | None = None
 
     def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
         """Write k, v and attend, through the layer's backend."""
         return self.backends[layer].forward(q, k, v, self.kv.get(layer), self.metas[layer])
+
+    def keep(self, layer: str, k: Tensor, v: Tensor) -> None:
+        """Write the keys and values of the audio rows."""
+        handle = self.kv[layer]
+        assert isinstance(handle, KVHandle) and self.audio_slots is not None
+        handle.write(self.audio_slots, k, v)
 
 
 def step_function(
@@ -64,7 +74,8 @@ def step_function(
     Inputs: `token_ids` i32[T], `positions` i32[T], `rows` i32[R] (absent: every token row), where
     tokens may come from the previous step `token_source` i32[T] and `previous` i32[lanes], and each
     part's arrays under `part_prefix`; for encoders `segments` i32[T] may be there, for models that
-    see pictures `media_rows` i64[n] and `media_values` [n,D]. Outputs:
+    see pictures or hear `media_rows` i64[n] and `media_values` [n,D], for those that hear
+    `audio_rows` and `audio_slots` i64[A] and `text_rows` i64[X]. Outputs:
     `hidden` [T,D], unless R = 0 or not `generates` `logits` f32[R,V] and, with `argmax`, `ids`
     i32[R]. Of `metas` only static and host parts are used.
     """
@@ -77,7 +88,15 @@ def step_function(
             arrays = {name: inputs[prefix + name] for name in meta.arrays}
             by_layer |= dict.fromkeys(part.layers, AttentionMeta(meta.static, arrays, meta.host))
         token_ids = _token_ids(inputs)
-        context = StepContext(backends, kv, by_layer, inputs.get("segments"), _media(inputs))
+        context = StepContext(
+            backends,
+            kv,
+            by_layer,
+            inputs.get("segments"),
+            _media(inputs),
+            _heard(inputs),
+            inputs.get("audio_slots"),
+        )
         hidden = model.forward(token_ids, inputs["positions"], context)
         rows = inputs.get("rows")
         if not generates or (rows is not None and not rows.shape[0]):
@@ -94,6 +113,11 @@ def step_function(
 def _media(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
     rows = inputs.get("media_rows")
     return None if rows is None else (rows, inputs["media_values"])
+
+
+def _heard(inputs: Mapping[str, Tensor]) -> HeardRows | None:
+    rows = inputs.get("audio_rows")
+    return None if rows is None else HeardRows(rows, inputs["text_rows"])
 
 
 def _token_ids(inputs: Mapping[str, Tensor]) -> Tensor:

@@ -67,7 +67,9 @@ class StepRunner:
         self._device = device
         self._store = store
         cached = [part for part in attention.parts if part.spec.cached]
-        self._kv = {name: store.layer(name) for part in cached for name in part.layers}
+        own = [name for part in cached if not part.crosses for name in part.layers]
+        self._kv = {name: store.layer(name) for name in own}
+        self._kv |= {site.name: self._kv[site.reads] for site in loaded.sites if site.reads}
         self._overlaps = context.caps.limits.async_steps > 0
         self._inputs = InputBuilder(
             attention.parts,
@@ -76,6 +78,7 @@ class StepRunner:
             config.max_model_len,
             self.programs.takes_any_shape,
             self._overlaps,
+            loaded.speech,
         )
         self._static = context.caps.static_shapes
         draws = "temperature" in context.caps.sampler.params

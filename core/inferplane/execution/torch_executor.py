@@ -8,6 +8,7 @@ from dataclasses import replace
 from inferplane.errors import ConfigError, DeviceError, UnsupportedError
 from inferplane.execution.attention_plan import AttentionPlan, plan_attention
 from inferplane.execution.dummy_steps import dummy_step, largest_step
+from inferplane.execution.heard_steps import check_hearing
 from inferplane.execution.host_runtime import HostRuntime
 from inferplane.execution.kv_planning import KVDemand, page_bytes, plan_blocks
 from inferplane.execution.model_loading import LoadedModel, load_model
@@ -43,6 +44,7 @@ class TorchExecutor(Executor):
 
     reads_segments = True
     reads_media = True
+    hears = True
 
     def __init__(self, context: WorkerContext, platform: Platform, plan: LaunchPlan) -> None:
         self._context = context
@@ -76,6 +78,7 @@ class TorchExecutor(Executor):
             self._plan.labels(),
             self._device,
         )
+        check_hearing(loaded.speech, self._attention)
         for choice in self.choices():
             _logger.info("%s %s: %s of %s", choice.kind, choice.site, choice.name, choice.owner)
         self._store = self._platform.create_kv_store(

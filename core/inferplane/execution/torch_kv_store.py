@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ _ALIGNMENT = 64
 """Bytes; every layer's keys and values start on a cache line."""
 
 
+@runtime_checkable
 class KVHandle(Protocol):
     """What a store hands to backends: at least its tokens can be read and written."""
 

@@ -39,7 +39,7 @@ from inferplane.interfaces.executor import (
 from inferplane.interfaces.graphs import GraphCompiler, StepFunction
 from inferplane.interfaces.kernels import Kernel, OpSite, Reasons
 from inferplane.interfaces.kv import KVStore
-from inferplane.interfaces.model import ForwardContext, Model, SeesPictures
+from inferplane.interfaces.model import ForwardContext, HeardRows, Model, SeesPictures
 from inferplane.interfaces.platform import ArtifactCache, Platform, WorkerContext
 from inferplane.interfaces.quantization import (
     CanonicalWeight,
@@ -50,7 +50,7 @@ from inferplane.interfaces.quantization import (
 )
 from inferplane.interfaces.shapes import Bucket, ShapePolicy, StepShape
 
-INTERFACE_VERSION = (1, 2)
+INTERFACE_VERSION = (1, 3)
 
 __all__ = [
     "INTERFACE_VERSION",
@@ -72,6 +72,7 @@ __all__ = [
     "ExecutorStats",
     "ForwardContext",
     "GraphCompiler",
+    "HeardRows",
     "KVGroup",
     "KVPlan",
     "KVStore",

@@ -98,6 +98,8 @@ class Executor(ABC):
     """It obeys `StepBatch.segments`; encoders are refused without it."""
     reads_media: ClassVar[bool] = False
     """It obeys `StepBatch.media`; models that see pictures are refused without it."""
+    hears: ClassVar[bool] = False
+    """It splits steps of models that hear into audio and text; they are refused without it."""
 
     @abstractmethod
     def load(self, progress: Progress) -> None:

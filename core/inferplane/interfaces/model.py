@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from inferplane.interfaces.batch import Array
@@ -16,7 +17,17 @@ from inferplane.interfaces.executor import LayerKV
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ForwardContext", "Model", "SeesPictures"]
+__all__ = ["ForwardContext", "HeardRows", "Model", "SeesPictures"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeardRows:
+    """Which token rows of a step are audio and which are text."""
+
+    audio_rows: Tensor
+    """i64[A]"""
+    text_rows: Tensor
+    """i64[X]; what `attend` takes and gives has these rows alone."""
 
 
 class ForwardContext(Protocol):
@@ -34,8 +45,20 @@ class ForwardContext(Protocol):
         """
         ...
 
+    @property
+    def heard(self) -> HeardRows | None:
+        """For models that hear, whose prompts begin with audio; None for all others."""
+        ...
+
     def attend(self, layer: str, q: Tensor, k: Tensor | None, v: Tensor | None) -> Tensor:
-        """Write k, v and attend: q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv]."""
+        """Write k, v and attend: q[T,N,H], k[T,K,H], v[T,K,Hv] -> [T,N,Hv].
+
+        `k` and `v` are None for a layer that reads another one's audio.
+        """
+        ...
+
+    def keep(self, layer: str, k: Tensor, v: Tensor) -> None:
+        """Write k[A,K,H] and v[A,K,Hv] of the audio rows; only for models that hear."""
         ...
 
 

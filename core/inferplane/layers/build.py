@@ -59,6 +59,8 @@ class AttentionSite:
     k_largest: tuple[float, ...] = ()
     """As in LayerKV, known once the weights are loaded."""
     v_largest: tuple[float, ...] = ()
+    reads: str | None = None
+    """The layer whose KV it attends to at audio positions, having none of its own."""
 
     def kv(self, dtype: str) -> LayerKV:
         """Its KV cache, with elements of `dtype`."""

@@ -38,6 +38,7 @@ def register_models(register: Register) -> None:
     register("Qwen2ForCausalLM", "inferplane.models.qwen2:Qwen2")
     register("Qwen3ForCausalLM", "inferplane.models.qwen3:Qwen3")
     register("Qwen3MoeForCausalLM", "inferplane.models.qwen3_moe:Qwen3Moe")
+    register("WhisperForConditionalGeneration", "inferplane.models.whisper:Whisper")
     for name, kind in _FAMILIES.items():
         register(f"{name}Model", f"inferplane.models.headless:{kind}Vectors")
         register(f"{name}ForSequenceClassification", f"inferplane.models.headless:{kind}Classifier")
