@@ -126,6 +126,8 @@ class ServerContext:
             model = load(self.settings)
             if model.pictures is not None:
                 model.pictures.start()
+            if model.hearing is not None:
+                model.hearing.processor.start()
             return model
 
         self._model = asyncio.create_task(asyncio.to_thread(ready))

@@ -28,6 +28,12 @@ async def chat_text(
     Tools that the template knows nothing of are told in the system message.
     """
     template = model.template
+    if model.hearing is not None:
+        raise ApiError.of(
+            "route_unsupported_by_model",
+            "this route needs a model that can generate; the served one can transcribe",
+            hint="send recordings to /v1/audio/transcriptions, or serve another model",
+        )
     if template is None:
         raise ApiError.of(
             "no_chat_template",

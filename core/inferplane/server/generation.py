@@ -40,6 +40,10 @@ class Order:
     """Characters shown before each prompt's output."""
     markers: frozenset[int] = frozenset()
     """Special tokens that are part of the text."""
+    task: str = "generate"
+    """What the model must be able to do."""
+    counts: bool = True
+    """False: part of a request that has been charged."""
 
 
 @dataclass(slots=True)
@@ -78,8 +82,9 @@ class Generation:
     async def admit(self) -> None:
         """Submit every prompt. Raises RequestError or EngineError; then nothing is left running."""
         order = self.order
-        self.serving.require("generate")
-        order.caller.charge(len(order.prompts) * order.params.n)
+        self.serving.require(order.task)
+        if order.counts:
+            order.caller.charge(len(order.prompts) * order.params.n)
         self.context.lifecycle.running += 1
         self._counted = True
         try:

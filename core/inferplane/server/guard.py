@@ -29,7 +29,7 @@ _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _BODY_SLACK_BYTES = 64 * 1024
 _OWN_FILES = 128
 """Descriptors for all but connections: sockets of children, files, the database, new refusals."""
-_UPLOADS = "/v1/files"
+_UPLOADS = ("/v1/files", "/v1/audio/transcriptions", "/v1/audio/translations")
 """Where bodies may be as large as files."""
 
 
@@ -159,7 +159,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._requests += 1
         self._in_body = True
         self._body_bytes = 0
-        upload = path == _UPLOADS
+        upload = path in _UPLOADS
         self._most_bytes = self.limits.file_bytes if upload else self.limits.body_bytes
         self._body_began = self._body_last = self.loop.time()
         super().on_headers_complete()

@@ -55,6 +55,10 @@ class Limits:
     """Of one picture, as it is sent."""
     media_pixels: int = 50_000_000
     media_fetch_s: float = 5.0
+    audio_bytes: int = 25 * _MIB
+    """Of one recording, as it is sent."""
+    audio_s: float = 1800.0
+    """How long a recording may last."""
     ping_s: float = 15.0
     """Longest silence of a stream."""
     request_s: float = 600.0

@@ -22,6 +22,10 @@ from inferplane.server.schema.responses import (
     responses_structure,
 )
 from inferplane.server.schema.tokenize import detokenize_structure, tokenize_structure
+from inferplane.server.schema.transcriptions import (
+    transcription_structure,
+    translation_structure,
+)
 
 __all__ = ["openapi_document"]
 
@@ -62,7 +66,12 @@ _FORM = {
         "purpose": {"enum": ["batch"]},
     },
 }
-_STREAMS = re.compile(r"/(completions|messages|responses)$|/v1/responses/\{id\}$")
+_SPOKEN: Mapping[str, Callable[[], Structure]] = {
+    "/v1/audio/transcriptions": transcription_structure,
+    "/v1/audio/translations": translation_structure,
+}
+"""Path -> the table of a form with a recording."""
+_STREAMS = re.compile(r"/(completions|messages|responses|transcriptions)$|/v1/responses/\{id\}$")
 _LINES = ("/api/chat", "/api/generate")
 
 
@@ -103,10 +112,20 @@ def _operation(route: ScopedRoute, path: str, method: str, limits: Limits) -> di
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-    elif (path, method) == ("/v1/files", "POST"):
-        form: dict[str, Any] = {"multipart/form-data": {"schema": _FORM}}
+    elif method == "POST" and (path == "/v1/files" or path in _SPOKEN):
+        schema = _FORM if path == "/v1/files" else _spoken(_SPOKEN[path]())
+        form: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
         made["requestBody"] = {"required": True, "content": form}
     return made
+
+
+def _spoken(fields: Structure) -> dict[str, Any]:
+    """The form of a recording and its fields."""
+    schema = fields.schema()
+    file = {"type": "string", "format": "binary", "description": "The recording."}
+    schema["properties"] = {"file": file, **schema["properties"]}
+    schema["required"] = ["file"]
+    return schema
 
 
 def _parameter(name: str, place: str) -> dict[str, Any]:
@@ -132,6 +151,8 @@ def _responses(route: ScopedRoute, path: str, method: str) -> dict[str, Any]:
 
 def _good(path: str) -> dict[str, Any]:
     kinds = ["application/json"]
+    if path in _SPOKEN:
+        kinds += ["text/plain", "text/vtt", "application/x-subrip"]
     if path in ("/metrics", "/"):
         kinds = ["text/plain"]
     elif path.endswith("/content"):

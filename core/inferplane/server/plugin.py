@@ -25,6 +25,7 @@ def register_routes(register: Register) -> None:
     register("batches", f"{room}.batches:routes")
     register("score", f"{room}.score:routes")
     register("classify", f"{room}.classify:routes")
+    register("transcriptions", f"{room}.transcriptions:routes")
     register("tokenize", f"{room}.tokenize:routes")
     register("metrics", f"{room}.metrics:routes")
     register("version", f"{room}.version:routes")

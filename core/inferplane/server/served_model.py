@@ -16,6 +16,7 @@ from inferplane.errors import ConfigError, ModelError
 from inferplane.model_config import ModelConfig, read_model_config
 from inferplane.model_tasks import class_labels
 from inferplane.models.pictures import image_token_id, takes_pictures
+from inferplane.server.audio.hearing import Hearing, read_hearing
 from inferplane.server.limits import Limits
 from inferplane.server.media.picture_processor import PictureProcessor
 from inferplane.server.media.prompt import PictureToken
@@ -68,6 +69,8 @@ class ServedModel:
     """Names of a classifier's classes."""
     pictures: PictureProcessor | None = None
     """Prepares pictures; None = the model takes none."""
+    hearing: Hearing | None = None
+    """None = the model hears nothing."""
 
     def close(self) -> None:
         """End what runs for it."""
@@ -75,6 +78,8 @@ class ServedModel:
             self.template.close()
         if self.pictures is not None:
             self.pictures.close()
+        if self.hearing is not None:
+            self.hearing.processor.close()
 
 
 def load_served_model(settings: ServeSettings) -> ServedModel:
@@ -99,6 +104,7 @@ def load_served_model(settings: ServeSettings) -> ServedModel:
         _sizes(config),
         class_labels(config),
         pictures,
+        read_hearing(checkpoint, config, tokenizer, Limits().audio_s),
     )
 
 

@@ -120,7 +120,7 @@ def _listen_well(decoder: Any) -> None:
 
 
 def _say_what_to_generate(generation: Any) -> None:
-    generation.update(
+    told = dict(
         is_multilingual=True,
         lang_to_id={f"<|{name}|>": SPECIAL[f"<|{name}|>"] for name in LANGUAGES},
         task_to_id={name: SPECIAL[f"<|{name}|>"] for name in ("translate", "transcribe")},
@@ -134,6 +134,8 @@ def _say_what_to_generate(generation: Any) -> None:
         begin_suppress_tokens=[32, SPECIAL["<|endoftext|>"]],
         max_initial_timestamp_index=50,
     )
+    for name, value in told.items():
+        setattr(generation, name, value)
 
 
 def _write_tokenizer(folder: Path) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import IO
 
-from python_multipart.exceptions import MultipartParseError
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from inferplane.server.answers.frames import encode
 from inferplane.server.context import ServerContext
 from inferplane.server.errors import ApiError
 from inferplane.server.routing import ScopedRoute
-from inferplane.server.schema.body import check_coding
+from inferplane.server.schema.form import read_form
 from inferplane.server.schema.query import page_of, query_choice
 from inferplane.server.stored.files import StoredFile, StoredFiles, TooMuch
 
@@ -62,7 +60,9 @@ class _Room:
 
     async def upload(self, request: Request) -> Response:
         """Take a JSON-lines file."""
-        form = await self._form(request)
+        form = await read_form(
+            request, self.limits.file_bytes, "send multipart/form-data with file and purpose"
+        )
         try:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
@@ -80,45 +80,6 @@ class _Room:
         finally:
             await form.close()
         return _json(made.object())
-
-    async def _form(self, request: Request) -> FormData:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "multipart/form-data":
-            raise ApiError.of(
-                "unsupported_media_type",
-                "files come as a form",
-                hint="send multipart/form-data with file and purpose",
-            )
-        check_coding(request)
-        parser = MultiPartParser(
-            request.headers, self._bounded(request), max_files=1, max_fields=8, max_part_size=65536
-        )
-        try:
-            return await parser.parse()
-        except (MultiPartException, MultipartParseError, KeyError, ValueError):
-            raise ApiError.of("invalid_body", "the form cannot be read") from None
-
-    async def _bounded(self, request: Request) -> AsyncGenerator[bytes, None]:
-        most, size = self.limits.file_bytes, 0
-        while True:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            part: bytes = message.get("body", b"")
-            size += len(part)
-            if size > most:
-                error = ApiError.of(
-                    "body_too_large",
-                    f"the file is larger than {most} bytes",
-                    "file",
-                    "send it as several files",
-                )
-                error.headers = {"connection": "close"}
-                raise error
-            yield part
-            if not message.get("more_body", False):
-                yield b""
-                return
 
     async def list(self, request: Request) -> Response:
         """One page of this key's files."""

@@ -1,0 +1,1 @@
+"""Recordings in requests: from their bytes to what was said."""
