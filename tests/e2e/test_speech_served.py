@@ -52,14 +52,21 @@ def as_wav(samples: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def encoded(samples: np.ndarray, container: str, codec: str) -> bytes:
+def encoded(samples: np.ndarray, container: str, codec: str, rate: int = RATE) -> bytes:
     data = io.BytesIO()
     with av.open(data, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=RATE, layout="mono")
+        stream = file.add_stream(codec, rate=rate, layout="mono")
+        shape = av.AudioResampler(format=stream.format, layout="mono", rate=rate)
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = RATE
-        for part in (frame, None):
+        frame.sample_rate = rate
+        fifo = av.AudioFifo()
+        for part in (*shape.resample(frame), *shape.resample(None)):
+            part.pts = None
+            fifo.write(part)
+        size = stream.codec_context.frame_size or 4096
+        while part := fifo.read(size, partial=True):
             file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
     return data.getvalue()
 
 
@@ -196,6 +203,22 @@ def test_flac_is_heard_as_wav_is(client) -> None:
     samples = tones(7, 1.5)
     flac = heard(client, encoded(samples, "flac", "flac"), "a.flac", language="en")
     assert flac.text == heard(client, as_wav(samples), language="en").text
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [
+        ("ogg", "libopus", 48_000),
+        ("mp3", "libmp3lame", 16_000),
+        ("mp4", "aac", 16_000),
+        ("webm", "libopus", 48_000),
+    ],
+)
+def test_other_containers_are_read(served, container: str, codec: str, rate: int) -> None:
+    data = encoded(np.repeat(tones(9, 1.2), rate // RATE), container, codec, rate)
+    answer = post(served, {"response_format": "verbose_json"}, data)
+    assert answer.status_code == 200, answer.text
+    assert abs(answer.json()["duration"] - 1.2) < 0.15
 
 
 def test_segments_follow_each_other_within_the_recording(client) -> None:

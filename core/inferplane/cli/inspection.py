@@ -137,7 +137,7 @@ def _served_by(launch: LaunchSettings, config: ModelConfig) -> dict[str, Any]:
         "reason": plan.probe.reason,
         "tasks": list(plan.tasks),
         **_parts(plan, config),
-        "takes_pictures": plan.image_token is not None,
+        "takes_pictures": plan.image_token is not None and plan.speech is None,
         "dtype": plan.config.dtype,
         "context": plan.config.max_model_len,
         "changes": [asdict(change) for change in plan.changes],
@@ -149,7 +149,8 @@ def _parts(plan: LaunchPlan, config: ModelConfig) -> dict[str, Any]:
     """Who offers the model's code and reads its weights."""
     lines = plan.catalogue()
     method = str(config.quantization.get("quant_method") or "")
-    registered, sees = plan.model_impl == "auto", plan.image_token is not None
+    registered = plan.model_impl == "auto"
+    sees = plan.image_token is not None and plan.speech is None
     model = model_entry(lines, config.architecture, plan.labels(), registered=registered, sees=sees)
     formats = lines["quantization_formats"].candidates(method, plan.labels()) if method else ()
     return {

@@ -16,7 +16,10 @@ from inferplane.engine.messages import Admitted
 from inferplane.engine.placement import make_executor
 from inferplane.engine.start_up import start_engine
 from inferplane.errors import ConfigError
+from inferplane.execution.build import create_executor
+from inferplane.interfaces import Topology
 from inferplane.request import Request
+from inferplane.testing.null_engine import null_plan
 from inferplane.testing.tiny_speech import speech_features, speech_prompt, write_hearing_model
 
 COUNT = 12
@@ -145,3 +148,18 @@ def test_blocks_that_would_hold_audio_and_text_are_refused(hearing: Hearing) -> 
 def test_other_tasks_are_refused_with_the_one_there_is(hearing: Hearing) -> None:
     with pytest.raises(ConfigError, match="can transcribe"):
         hearing.serve(task="generate")
+
+
+def test_an_executor_that_does_not_hear_is_refused(served: LLM) -> None:
+    plan = replace(null_plan(), image_token=3, speech=served.plan.speech)
+    with pytest.raises(ConfigError, match="takes no recordings"):
+        create_executor(plan)
+
+
+def test_a_worker_process_hears_the_same(hearing: Hearing, served: LLM) -> None:
+    plan = replace(served.plan, topology=Topology(placement="worker"))
+    executor = make_executor(plan, current_environment())
+    started = start_engine(executor, plan, lambda *_: None, b"root")
+    made = run(started.engine, asked("a", 1))
+    executor.close()
+    assert made["a"][0] == hearing.continued(1)
