@@ -26,6 +26,7 @@ def register_kernels(register: Register) -> None:
     register("embedding/1", "inferplane_cpu.kernels.ops:embedding", on=("cpu",))
     register("linear/1", "inferplane_cpu.kernels.ops:linear", on=("cpu",))
     register("logits/1", "inferplane_cpu.kernels.ops:logits", on=("cpu",))
+    register("fused_moe/1", "inferplane_cpu.kernels.ops:fused_moe", on=("cpu",))
     register("sample/1", "inferplane_cpu.kernels.sampling:sample", on=("cpu",))
 
 

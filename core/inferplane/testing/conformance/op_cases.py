@@ -166,11 +166,19 @@ def _fused_moe(m: Make, t: int, d: Mapping[str, int]) -> tuple[Any, ...]:
     return m.rows(t, d["D"]), w13, w2, shares / shares.sum(-1, keepdim=True), ids, "silu"
 
 
+def _fused_moe_skewed(m: Make, t: int, d: Mapping[str, int]) -> tuple[Any, ...]:
+    """Every token goes to the same k experts, the last ones first: the others get none."""
+    x, w13, w2, shares, _, _ = _fused_moe(m, t, d)
+    last = torch.arange(d["E"] - 1, d["E"] - 1 - d["k"], -1, dtype=torch.int32)
+    return x, w13, w2, shares, last.repeat(t, 1), "gelu"
+
+
 _NORM = ({"H": 64}, {"H": 33}, {"H": 576})
 _ROTARY = ({"N": 4, "K": 2, "H": 64, "R": 32}, {"N": 3, "K": 1, "H": 16, "R": 4})
 _NORM_ROTARY = ({"N": 4, "K": 2, "H": 64, "R": 32}, {"N": 3, "K": 1, "H": 128, "R": 64})
 _INNER = ({"I": 64}, {"I": 33}, {"I": 1536})
 _LINEAR = ({"I": 64, "O": 48}, {"I": 33, "O": 7}, {"I": 576, "O": 192})
+_EXPERTS = ({"D": 64, "I": 32, "E": 4, "k": 2}, {"D": 33, "I": 7, "E": 9, "k": 1})
 _CASES: Mapping[str, tuple[tuple[Build, tuple[Mapping[str, int], ...]], ...]] = {
     "rms_norm/1": ((_rms_norm, _NORM),),
     "add_rms_norm/1": ((_add_rms_norm, _NORM),),
@@ -185,5 +193,5 @@ _CASES: Mapping[str, tuple[tuple[Build, tuple[Mapping[str, int], ...]], ...]] = 
     "linear/1": ((_linear, _LINEAR), (_linear_bias, _LINEAR)),
     "logits/1": ((_logits, ({"D": 64, "V": 97}, {"D": 33, "V": 384})),),
     "moe_topk/1": ((_moe_topk, ({"E": 8, "k": 2}, {"E": 5, "k": 1})),),
-    "fused_moe/1": ((_fused_moe, ({"D": 64, "I": 32, "E": 4, "k": 2},)),),
+    "fused_moe/1": ((_fused_moe, _EXPERTS), (_fused_moe_skewed, _EXPERTS)),
 }

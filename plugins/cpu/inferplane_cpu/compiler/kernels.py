@@ -17,6 +17,7 @@ __all__ = [
     "add_rms_norm",
     "argmax",
     "embedding",
+    "fused_moe",
     "gelu_mul",
     "linear",
     "logits",
@@ -71,6 +72,11 @@ def linear(recording: Recording, x: Symbol, w: Tensor, b: Tensor | None) -> Symb
 def logits(recording: Recording, x: Symbol, w: Tensor) -> Symbol:
     """[R,D] -> f32[R,V]."""
     return recording.add("linear", (x,), (w.shape[0],), dtype=torch.float32, weight=w)
+
+
+def fused_moe(recording: Recording, x: Symbol, *arguments: Any) -> Symbol:
+    """Raises NotLoweredError: which rows an expert multiplies is known in the step alone."""
+    raise NotLoweredError("routed experts, for which a program has no instruction")
 
 
 def argmax(recording: Recording, x: Symbol) -> Symbol:
