@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from inferplane.errors import RequestError
 from inferplane.media import MediaItem
-from inferplane.request import FinishReason
 from inferplane.sampling_params import SamplingParams
 from inferplane.server.audio.hearing import Hearing
 from inferplane.server.context import ServerContext, Serving
+from inferplane.server.errors import ApiError
 from inferplane.server.generation import Generation, Order
 from inferplane.server.handling import Asked, refused
 from inferplane.server.prompts import Prompt, check_length
@@ -24,6 +24,8 @@ __all__ = ["Draws", "Stretch"]
 
 _NEVER = -1e9
 """Added to a logit."""
+_LEAST = 8
+"""Tokens for what comes before an answer, beside a text of half the room, and for its beginning."""
 
 
 @dataclass(slots=True)
@@ -34,8 +36,6 @@ class Stretch:
     """With the token that ended it."""
     logprob: float = 0.0
     """Sum over its tokens."""
-    full: bool = False
-    """It ended for lack of room."""
 
 
 class Draws:
@@ -44,19 +44,27 @@ class Draws:
     def __init__(
         self, context: ServerContext, serving: Serving, asked: Asked, hearing: Hearing
     ) -> None:
-        asked.caller.charge(1)
+        speech = hearing.speech
         self.tokens = hearing.tokens
-        self._speech = hearing.speech
+        self.room = min(speech.most_text, serving.info.max_model_len - speech.padded)
+        """Tokens of text and answer together."""
+        if self.room < speech.most_text // 2 + _LEAST:
+            needed = speech.padded + speech.most_text
+            raise ApiError.of(
+                "context_length_exceeded",
+                f"the context is {serving.info.max_model_len} tokens; a recording and its text "
+                f"take {needed}",
+                "file",
+                f"start the server with --max-model-len {needed}, or without it",
+            )
+        asked.caller.charge(1)
+        self._speech = speech
+        self._priority = asked.priority(context)
         self._context = context
         self._serving = serving
         self._asked = asked
         self.temperature: float = asked.found.get("temperature", 0.0)
         self._made = 0
-
-    @property
-    def room(self) -> int:
-        """Tokens of text and answer together."""
-        return self._speech.most_text
 
     async def one(
         self,
@@ -90,7 +98,6 @@ class Draws:
         """Tokens as they come, up to the end of text or one of `stops`; `found` has it all."""
         room = self.room - len(ids)
         if room < 1:
-            found.full = True
             return
         generation = self._generation(
             window,
@@ -112,7 +119,6 @@ class Draws:
             async for _, delta in generation.events():
                 found.ids += delta.token_ids
                 found.logprob += sum(one.values[0] for one in delta.logprobs or ())
-                found.full = delta.finish is FinishReason.LENGTH and most is None
                 yield delta.token_ids
         finally:
             generation.close()
@@ -130,7 +136,7 @@ class Draws:
             f"{self._asked.request_id}-{self._made}",
             self._asked.caller,
             self._asked.began,
-            self._asked.priority(self._context),
+            self._priority,
             deadline_s=self._asked.deadline_s(),
             task="transcribe",
             counts=False,

@@ -169,7 +169,7 @@ class Transcript:
         async for _ in self.draws.more(window, [*ids, *found.ids], rest, never=early, stops=stops):
             pass
         both = [*found.ids, *rest.ids]
-        return Stretch(both, found.logprob + rest.logprob, rest.full)
+        return Stretch(both, found.logprob + rest.logprob)
 
     def _add(self, at: int, opened: int, closed: int | None, said: Stretch) -> None:
         tokens = self.hearing.tokens
