@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes import RECIPES, TOKENS, text_tokens
+from recipes import RECIPES, compared_tokens
 
 
 def main() -> int:
@@ -57,8 +57,7 @@ def write_checkpoint(source: Path, folder: Path, name: str, is_made: bool) -> No
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         recipe.make(source, target)
-    ids = text_tokens(source)[:TOKENS]
-    content = reference(recipe.load(target), ids)
+    content = reference(recipe.load(target), compared_tokens(source))
     if recipe.own is not None:
         content |= _own_arithmetic(recipe.own(target), content)
     (target / "reference.json").write_text(json.dumps(content) + "\n")

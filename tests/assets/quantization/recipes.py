@@ -11,11 +11,14 @@ from typing import Any
 
 import gguf_files
 
-__all__ = ["RECIPES", "TOKENS", "Recipe", "text_tokens"]
+__all__ = ["RECIPES", "TOKENS", "Recipe", "compared_tokens"]
 
-TEXT = Path(__file__).resolve().parents[3] / "core/inferplane/quantizing/sample.txt"
-TOKENS = 512
-"""The text's first half, by which results are compared; tools calibrate on the rest."""
+COMPARED = Path(__file__).with_name("compared.txt")
+"""Paragraphs of this project's documentation."""
+TOKENS = 4096
+"""By which results are compared: over fewer, what quantised activations do by chance is more than
+1 % of perplexity."""
+CALIBRATED = Path(__file__).resolve().parents[3] / "core/inferplane/quantizing/sample.txt"
 CALIBRATION = 24
 GROUP = 64
 """Divides SmolLM2's 576 and 1536 inputs, which 128 does not."""
@@ -33,11 +36,15 @@ class Recipe:
     """The same with the tool's kernels, where those compute in 16 bits only."""
 
 
-def text_tokens(source: Path) -> list[int]:
-    """The whole text for the source's tokenizer."""
+def compared_tokens(source: Path) -> list[int]:
+    """TOKENS of the text by which results are compared, for the source's tokenizer."""
+    return _tokens(source, COMPARED)[:TOKENS]
+
+
+def _tokens(source: Path, text: Path) -> list[int]:
     from transformers import AutoTokenizer
 
-    ids = AutoTokenizer.from_pretrained(source)(TEXT.read_text(encoding="utf-8"))["input_ids"]
+    ids = AutoTokenizer.from_pretrained(source)(text.read_text(encoding="utf-8"))["input_ids"]
     return list(ids)
 
 
@@ -49,7 +56,7 @@ def transformers_model(folder: Path, **settings: Any) -> Any:
 
 
 def _calibration(source: Path) -> list[list[int]]:
-    rest = text_tokens(source)[TOKENS:]
+    rest = _tokens(source, CALIBRATED)[512:]
     step = max(1, (len(rest) - 256) // CALIBRATION)
     return [rest[at : at + 256] for at in range(0, len(rest) - 256, step)][:CALIBRATION]
 
