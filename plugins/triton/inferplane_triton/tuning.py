@@ -110,6 +110,9 @@ class DrawTuning:
     """Most elements that are sorted; a row that needs more is searched."""
     searched: int
     """Logits that a search takes at once."""
+    unrolled: int
+    """Times as many that it loads before it waits."""
+    warps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +238,14 @@ def code_tuning(is_bytes: bool, rows: int) -> CodeTuning:
 def draw_tuning() -> DrawTuning:
     """The interpreter sorts an element at a time, so there the search gets more rows.
 
-    On AMD's parts twice as many logits at once spill the scalar registers that hold masks.
+    AMD's parts hold masks in scalar registers, which are enough with 512 threads.
     """
-    backend = target().backend
-    if backend == "interpreter":
-        return DrawTuning(2048, 32, 4096)
-    return DrawTuning(8192, 1024, 256 if backend == "hip" else 512)
+    found = target()
+    if found.backend == "interpreter":
+        return DrawTuning(2048, 32, 1024, 2, 4)
+    if found.backend == "hip":
+        return DrawTuning(8192, 1024, 1024, 1, 8 if found.arch.startswith("gfx9") else 16)
+    return DrawTuning(8192, 1024, 512, 4, 16)
 
 
 def tile_tuning(found: Target, rows: int) -> TileTuning:

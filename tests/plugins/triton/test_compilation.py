@@ -294,8 +294,8 @@ CASES = {
     ),
     "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN, only=FIVE),
     "draw, searching": Case(
-        "draw:search_rows", {"VOCAB": 151936, "ID_BITS": 20, "BLOCK": 512}, DRAWN,
-        options={"num_warps": 16}, small_constants={"BLOCK": 256},
+        "draw:search_rows", {"VOCAB": 151936, "BLOCK": 512, "UNROLL": 4}, DRAWN,
+        options={"num_warps": 16}, small_constants={"BLOCK": 1024, "UNROLL": 1},
         only=FIVE,
     ),
     "masked logits": Case(
@@ -346,6 +346,8 @@ def compiled(case: Case, arch: Arch) -> Any:
         if pointer or argument.endswith("_stride"):
             hints[(place,)] = [["tt.divisibility", 16]]
     options = case.small_options if arch.small and case.small_options else case.options
+    if name == "search_rows" and part.startswith("gfx9"):  # twice the threads in a warp
+        options = {"num_warps": 8}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=hints)
     return compile_source(source, target=GPUTarget(*arch.target), options=dict(options))
 

@@ -85,7 +85,8 @@ def draw(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
     )
     search_rows[(rows,)](
         logits, ids, best, *given, stride,
-        VOCAB=vocabulary, ID_BITS=_id_bits(vocabulary), BLOCK=tuning.searched, num_warps=16,
+        VOCAB=vocabulary, BLOCK=tuning.searched, UNROLL=tuning.unrolled,
+        num_warps=tuning.warps,
     )  # fmt: skip
     return ids
 
@@ -101,11 +102,6 @@ def _scored(logits: Tensor, ids: Tensor, rows: Tensor, num_logprobs: int) -> Log
         for some in torch.split(rows, _SCORED)
     ]
     return LogprobTensors(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
-def _id_bits(vocabulary: int) -> int:
-    """A multiple of 4 that holds every id."""
-    return -(-max(1, (vocabulary - 1).bit_length()) // 4) * 4
 
 
 def _supports(site: OpSite, caps: Capabilities) -> Reasons:
