@@ -16,7 +16,7 @@ from inferplane_cpu.compiler.capture import Columns, Deferred, Node, NotLoweredE
 from inferplane_cpu.compiler.placement import IDS, Bindings, Pending, Place
 from inferplane_cpu.compiler.weights import PackedWeights
 from inferplane_cpu.native.coded import CodedPanelKV
-from inferplane_cpu.native.library import Op, Prologue
+from inferplane_cpu.native.library import Kind, Op, Prologue
 from inferplane_cpu.native.machine import ProgramBuilder
 from inferplane_cpu.native.packing import PackedWeight
 from inferplane_cpu.native.panels import PanelKV
@@ -38,6 +38,8 @@ class Lowering:
         self.weights = weights
         self.bindings = Bindings()
         self.places: dict[Node, Place] = {}
+        self.kinds: set[Kind] = set()
+        """How the linears hold their weights."""
         self._nodes = nodes
         self._readers: dict[Node, list[Node]] = {node: [] for node in nodes}
         for node in nodes:
@@ -168,6 +170,7 @@ class Lowering:
     def _linear(self, node: Node) -> None:
         source = node.inputs[0]
         weight = self._weight(node.attributes["weight"])
+        self.kinds.add(weight.kind)
         waiting = self._pending.get(source.node)
         whole = waiting is not None and source.width == source.node.width
         fused = waiting if whole and self._fits(waiting, source) else None

@@ -106,7 +106,7 @@ class StepCompiler(GraphCompiler):
         lowering.run()
         program = builder.build(bucket.num_seqs, self._max_context)
         compiled = BoundStep(program, lowering, results).run
-        check_program(compiled, fn, kv, example, bucket.num_tokens)
+        check_program(compiled, fn, kv, example, bucket.num_tokens, lowering.kinds)
         self._superfluous += _only_in_programs(recording)
         return compiled
 

@@ -33,6 +33,7 @@ from inferplane.ops.bind import Binder
 from inferplane.ops.reference.sampling import argmax
 from inferplane.registry import Catalogue, Entry
 from inferplane_cpu.attention.native import NativeAttention
+from inferplane_cpu.compiler import proof
 from inferplane_cpu.compiler.step_compiler import StepCompiler
 from inferplane_cpu.native.machine import Machine
 from inferplane_cpu.native.store import LAYOUT, PanelKVStore
@@ -156,6 +157,22 @@ class Setup:
             return logits[0]
 
 
+INT8 = {"num_bits": 8, "type": "int"}
+QUANTISED = {
+    "inputs in 16 bits": {"quant_method": "online", "weights": "int4"},
+    "inputs in 8 bits": {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": INT8 | {"strategy": "channel"},
+                "input_activations": INT8 | {"strategy": "token", "dynamic": True},
+            }
+        },
+    },
+}
 OPS = (
     "rms_norm",
     "add_rms_norm",
@@ -170,17 +187,25 @@ OPS = (
 
 def kernels() -> Catalogue:
     target = "inferplane_cpu.kernels.ops:"
-    return Catalogue([("kernels", Entry(f"{n}/1", target + n, "cpu")) for n in OPS])
+    ops = [("kernels", Entry(f"{n}/1", target + n, "cpu")) for n in OPS]
+    native = Entry("native", "inferplane_cpu.quantization.native:NativeLinear", "cpu")
+    online = Entry("online", "inferplane.quantization.online:Online", "core")
+    packed = Entry(
+        "compressed-tensors", "inferplane.quantization.compressed_tensors:CompressedTensors", "core"
+    )
+    formats = [("quantization_formats", entry) for entry in (online, packed)]
+    return Catalogue([*ops, ("quantization_kernels", native), *formats])
 
 
-def make(machine: Machine, name: str, dtype: torch.dtype = torch.float32) -> Setup:
+def make(machine: Machine, name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Setup:
     kind, config = MODELS[name]
+    config = replace(config, **changes)
     engine = EngineConfig("", max_model_len=MAX_LEN)
     binder = Binder(kernels(), ("cpu",), Capabilities(), engine)
-    build = Builder(config, binder, dtype, "cpu")
+    device = WithMachine(machine)
+    build = Builder(config, binder, dtype, "cpu", runtime=device)
     model = kind(config, build)
     model.load(dummy_weights(model, 0))
-    device = WithMachine(machine)
     dtype_name = build.dtype_name
     windows = list(dict.fromkeys(config.layer_windows))
     parts, groups = [], []
@@ -255,3 +280,16 @@ def test_a_row_is_the_same_alone_and_in_a_batch(machine: Machine) -> None:
     setup.step([(a[:29], 29), (b[:28], 28)])
     together = setup.step([(a, 1), (b, 1)])["logits"][0].clone()
     assert torch.equal(setup.step([(a, 1)])["logits"][0], together)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_step_of_layers_that_round_their_inputs_is_held_to_their_rounding(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(proof.DTYPE_LIMITS, torch.float32, 0.0)
+    setup = make(machine, "llama", quantization=QUANTISED[name])
+    tokens = random_tokens(20, 7)
+    logits = setup.step([(tokens, 20)])["logits"][0]
+    torch.testing.assert_close(logits, setup.expected(tokens), atol=1e-3, rtol=1e-3)
+    with pytest.raises(AssertionError, match="differs from torch"):
+        make(machine, "llama")
