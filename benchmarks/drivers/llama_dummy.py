@@ -68,12 +68,12 @@ def _describe(writer: gguf.GGUFWriter, config: dict) -> None:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    # Ids only: a vocabulary of made-up words, which every reader accepts.
+    # Ids only: a vocabulary of made-up words with the one merge that readers insist on.
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([f"t{i}" for i in range(config["vocab_size"])])
+    writer.add_token_list(["t", "0", *(f"t{i}" for i in range(config["vocab_size"] - 2))])
     writer.add_token_types([int(gguf.TokenType.NORMAL)] * config["vocab_size"])
-    writer.add_token_merges([])
+    writer.add_token_merges(["t 0"])
     writer.add_eos_token_id(config["vocab_size"] - 1)
 
 
