@@ -282,6 +282,7 @@ def search_key(row_ptr, temperature, peak, number, share, cut, exceeds, VOCAB: t
         goal = tl.where(goal < 0, whole, goal)  # of the first pass, which sees every element
         reached = above + tl.cumsum(found, axis=0, reverse=True)
         enough = (reached > goal) | ((reached == goal) & (exceeds == 0))
+        enough = enough & (found > 0)  # sums that are rounded otherwise choose no empty digit
         lowest = (cut >> shift & 15).to(tl.int32)  # holds what rounding keeps from being enough
         chosen = tl.max(tl.where(enough, digit, lowest), axis=0)
         above = tl.sum(tl.where(digit == chosen, reached - found, 0.0), axis=0)
