@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inferplane.execution.quantized_kv import QuantizedKV, QuantizedRows, row_bytes
 from inferplane.execution.torch_kv_store import PagedKV
 from inferplane.interfaces import AttentionMeta, AttentionSpec, StepBatch
 from inferplane.ops.reference.rotary import norm_rotary as reference_norm_rotary
@@ -18,7 +19,16 @@ from inferplane_triton.kernels.linear import linear
 from inferplane_triton.kernels.norm import add_rms_norm
 from inferplane_triton.kernels.rotary import norm_rotary
 
-__all__ = ["Case", "attention_errors", "kernel_errors", "make_case"]
+__all__ = [
+    "Case",
+    "attention_errors",
+    "coded",
+    "error",
+    "expected",
+    "kernel_errors",
+    "make_case",
+    "rebuild",
+]
 
 _BLOCK = 16
 
@@ -44,7 +54,7 @@ class Case:
     q: Tensor
     k: Tensor
     v: Tensor
-    kv: PagedKV
+    kv: PagedKV | QuantizedKV
 
     def run(self) -> Tensor:
         """Write and attend."""
@@ -54,7 +64,8 @@ class Case:
     def kv_bytes(self) -> int:
         """Keys and values that must be read at least once."""
         row = self.spec.num_kv_heads * (self.spec.head_dim + self.spec.head_dim_v)
-        return int(self.batch.seq_lens.sum()) * row * self.q.element_size()
+        size = self.kv.k.element_size() if isinstance(self.kv, PagedKV) else 1
+        return int(self.batch.seq_lens.sum()) * row * size
 
     @property
     def flop(self) -> float:
@@ -70,12 +81,14 @@ def make_case(
     contexts: Sequence[int],
     shared: int = 0,
     dim: int = 128,
+    kv_dtype: str = "auto",
+    backend: type[PagedAttention] = PagedAttention,
 ) -> Case:
     """`contexts` cached tokens and `queries` new ones each; the first `shared` blocks are common.
 
     Blocks lie in random order in a cache of just that size.
     """
-    spec = AttentionSpec(*heads, dim, dim, "bfloat16", "auto", dim**-0.5, _BLOCK)
+    spec = AttentionSpec(*heads, dim, dim, "bfloat16", kv_dtype, dim**-0.5, _BLOCK)
     lens = np.add(queries, contexts).astype(np.int32)
     counts = -(-lens // _BLOCK)
     own = int((counts - shared).sum())
@@ -106,17 +119,27 @@ def make_case(
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
 
-    blocks = own + shared + 1
-    kv = PagedKV(
-        drawn(blocks, _BLOCK, heads[1], dim), drawn(blocks, _BLOCK, heads[1], dim), "nhd", _BLOCK
-    )
-    backend = PagedAttention(spec, Device())  # type: ignore[arg-type]
+    shape = own + shared + 1, _BLOCK, heads[1], dim
+    kv = PagedKV(drawn(*shape), drawn(*shape), "nhd", _BLOCK)
     case = Case(
-        backend, spec, batch, AttentionMeta(None, {}), drawn(total, heads[0], dim),
-        drawn(total, heads[1], dim), drawn(total, heads[1], dim), kv,
+        backend(spec, Device()),  # type: ignore[arg-type]
+        spec, batch, AttentionMeta(None, {}), drawn(total, heads[0], dim),
+        drawn(total, heads[1], dim), drawn(total, heads[1], dim),
+        kv if kv_dtype == "auto" else coded(kv, kv_dtype),
     )  # fmt: skip
     rebuild(case)
     return case
+
+
+def coded(kv: PagedKV, kv_dtype: str) -> QuantizedKV:
+    """The same in 8 bits."""
+    blocks, page, heads, dim = kv.k.shape
+    size = blocks * page * heads * row_bytes(dim)
+    buffers = (torch.zeros(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+    rows = (QuantizedRows.over(buffer, kv_dtype, (page, heads, dim)) for buffer in buffers)
+    made = QuantizedKV(*rows)
+    made.write(torch.arange(blocks * page, device="cuda"), kv.k.flatten(0, 1), kv.v.flatten(0, 1))
+    return made
 
 
 def rebuild(case: Case) -> None:
@@ -128,6 +151,8 @@ def rebuild(case: Case) -> None:
 
 def attention_errors(seed: int) -> dict[str, float]:
     """Relative error against float64 of decodes, prompts, chunks and a mixed step."""
+    from inferplane_cuda.attention.coded import CodedAttention  # its kernels for 8 bits
+
     torch.manual_seed(seed)
     cases = {
         "decode 32/8": ((32, 8), [1] * 17, list(range(1, 4000, 240))),
@@ -138,11 +163,16 @@ def attention_errors(seed: int) -> dict[str, float]:
     }
     found = {}
     for name, (heads, queries, contexts) in cases.items():
-        case = make_case(heads, queries, contexts)
-        found[name] = error(case.run(), expected(case))
-        case.run()
-        again = error(case.run(), expected(case))
-        found[name] = max(found[name], again)
+        for kv_dtype in ("auto", "fp8", "int8") if "decode" in name else ("auto",):
+            case = make_case(
+                heads,
+                queries,
+                contexts,
+                kv_dtype=kv_dtype,
+                backend=PagedAttention if kv_dtype == "auto" else CodedAttention,
+            )
+            told = name if kv_dtype == "auto" else f"{name} {kv_dtype}"
+            found[told] = max(error(case.run(), expected(case)) for _ in range(3))
     return found
 
 

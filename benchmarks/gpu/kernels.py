@@ -12,6 +12,8 @@ import triton
 from attention_cases import make_case, rebuild
 from probes import graph_seconds
 
+from inferplane_cuda.attention.coded import CodedAttention
+from inferplane_triton.attention.paged import PagedAttention
 from inferplane_triton.device.stream import stream_rows
 from inferplane_triton.kernels.norm import add_rms_norm
 from inferplane_triton.kernels.sampling import argmax
@@ -27,7 +29,7 @@ def time_kernels(budget_s: float) -> list[Row]:
     """As many cases as the budget allows, the most valuable first; prints each as it ends."""
     deadline = time.perf_counter() + budget_s
     rows: list[Row] = []
-    for part in (decode_rows, stream_rows_times, prefill_rows, small_rows):
+    for part in (decode_rows, coded_rows, stream_rows_times, prefill_rows, small_rows):
         for row in part():
             rows.append(row)
             print(f"kernel {row[0]:34} {row[1]:34} {row[2]:9.2f} us {row[3]:8.2f}", flush=True)
@@ -129,6 +131,27 @@ def sdpa_rows(name: str, case: Any) -> Iterator[Row]:
             return seconds, case.flop / seconds / 1e12
 
         yield attempt(name, str(backend), timed)
+
+
+def coded_rows() -> Iterator[Row]:
+    """TB/s of keys and values in 8 bits, by Triton's kernel and by the vendor's instructions."""
+    cases: list[tuple[str, Any]] = [
+        ("256x1024 32/8", ((32, 8), [1] * 256, [1023] * 256)),
+        ("128 skewed 32/8", ((32, 8), [1] * 128, [16 * i + 15 for i in range(128)])),
+        ("8x1024 32/8", ((32, 8), [1] * 8, [1023] * 8)),
+        ("1x640 32/8", ((32, 8), [1], [639])),
+        ("256x1024 16/8", ((16, 8), [1] * 256, [1023] * 256)),
+    ]
+    for name, arguments in cases:
+        for kv_dtype in ("fp8", "int8"):
+            for backend in (PagedAttention, CodedAttention):
+                case = make_case(*arguments, kv_dtype=kv_dtype, backend=backend)
+
+                def timed(case: Any = case) -> tuple[float, float]:
+                    seconds = graph_seconds([case.run] * 4)
+                    return seconds, case.kv_bytes / seconds / 1e12
+
+                yield attempt(f"decode {kv_dtype} {name}", backend.__name__, timed)
 
 
 def stream_rows_times() -> Iterator[Row]:

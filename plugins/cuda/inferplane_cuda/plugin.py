@@ -13,6 +13,7 @@ def register_platforms(register: Register) -> None:
 @hookimpl
 def register_attention(register: Register) -> None:
     register("cuda", "inferplane_cuda.attention.taped:TapedAttention", on=("cuda",))
+    register("coded", "inferplane_cuda.attention.coded:CodedAttention", on=("cuda",))
     register("flashinfer", "inferplane_cuda.attention.flashinfer:FlashInferAttention", on=("cuda",))
 
 
