@@ -134,9 +134,7 @@ def main() -> None:
             made = Listener(msgspec.msgpack.decode(message, type=AudioOf))
         except ImportError as error:
             return encode(Loaded(fault=f"{error.name or 'a library'} is missing"))
-        except (
-            Exception
-        ) as error:  # files that the operator chose; the library raises what it likes
+        except Exception as error:  # the operator's files; a library raises what it likes
             return encode(Loaded(fault=f"{type(error).__name__}: {error}"))
         listener.append(made)
         return encode(Loaded(made.rate, made.window))

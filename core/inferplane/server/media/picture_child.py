@@ -184,9 +184,7 @@ def main() -> None:
             preparer.append(Preparer(msgspec.msgpack.decode(message, type=PicturesOf)))
         except ImportError as error:
             return encode(Loaded(f"{error.name or 'a library'} is missing"))
-        except (
-            Exception
-        ) as error:  # files that the operator chose; the library raises what it likes
+        except Exception as error:  # the operator's files; a library raises what it likes
             return encode(Loaded(f"{type(error).__name__}: {error}"))
         return encode(Loaded())
 
