@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ import triton
 from attention_cases import make_case, rebuild
 from probes import graph_seconds
 
+from inferplane.ops.reference.moe import fused_moe as every_expert
 from inferplane_cuda.attention.coded import CodedAttention
 from inferplane_triton.attention.paged import PagedAttention
 from inferplane_triton.device.stream import stream_rows
+from inferplane_triton.kernels.experts import fused_moe
 from inferplane_triton.kernels.norm import add_rms_norm
 from inferplane_triton.kernels.sampling import argmax
 from inferplane_triton.tuning import DecodeTuning, PrefillTuning
@@ -29,7 +32,7 @@ def time_kernels(budget_s: float) -> list[Row]:
     """As many cases as the budget allows, the most valuable first; prints each as it ends."""
     deadline = time.perf_counter() + budget_s
     rows: list[Row] = []
-    for part in (decode_rows, coded_rows, stream_rows_times, prefill_rows, small_rows):
+    for part in (decode_rows, coded_rows, expert_rows, stream_rows_times, prefill_rows, small_rows):
         for row in part():
             rows.append(row)
             print(f"kernel {row[0]:34} {row[1]:34} {row[2]:9.2f} us {row[3]:8.2f}", flush=True)
@@ -152,6 +155,26 @@ def coded_rows() -> Iterator[Row]:
                     return seconds, case.kv_bytes / seconds / 1e12
 
                 yield attempt(f"decode {kv_dtype} {name}", backend.__name__, timed)
+
+
+def expert_rows() -> Iterator[Row]:
+    """TB/s of the chosen experts' weights, Qwen3-30B-A3B's, beside the reference on all of them."""
+    experts, choices, size, inner = 128, 8, 2048, 768
+    w13 = torch.randn(experts, 2 * inner, size, device="cuda", dtype=torch.bfloat16)
+    w2 = torch.randn(experts, size, inner, device="cuda", dtype=torch.bfloat16)
+    for tokens in (1, 8, 64, 512, 4096):
+        x = torch.randn(tokens, size, device="cuda", dtype=torch.bfloat16)
+        ids = torch.rand(tokens, experts, device="cuda").argsort(-1)[:, :choices].int()
+        shares = torch.full(ids.shape, 1 / choices, device="cuda")
+        read = len(ids.unique()) * 3 * inner * size * 2
+        for name, run in (("fused_moe", fused_moe), ("every expert", every_expert)):
+
+            def timed(run: Any = run, *given: Any, read: int = read) -> tuple[float, float]:
+                seconds = graph_seconds([lambda: run(*given)] * 2)
+                return seconds, read / seconds / 1e12
+
+            given = x, w13, w2, shares, ids, "silu"
+            yield attempt(f"experts, {tokens} tokens", name, partial(timed, run, *given))
 
 
 def stream_rows_times() -> Iterator[Row]:

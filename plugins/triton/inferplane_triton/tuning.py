@@ -12,6 +12,7 @@ __all__ = [
     "CodeTuning",
     "DecodeTuning",
     "DrawTuning",
+    "ExpertTuning",
     "PrefillTuning",
     "StreamTuning",
     "Target",
@@ -19,6 +20,7 @@ __all__ = [
     "code_tuning",
     "decode_tuning",
     "draw_tuning",
+    "expert_tuning",
     "gated_tuning",
     "normed_tuning",
     "prefill_tuning",
@@ -113,6 +115,20 @@ class DrawTuning:
     unrolled: int
     """Times as many that it loads before it waits."""
     warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertTuning:
+    """How the rows of one expert are cut."""
+
+    rows: int
+    """Sorted rows of one program."""
+    cols: int
+    """Outputs of one program."""
+    inputs: int
+    """Inputs of one loop step."""
+    warps: int
+    stages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +262,18 @@ def draw_tuning() -> DrawTuning:
     if found.backend == "hip":
         return DrawTuning(8192, 1024, 1024, 1, 8 if found.arch.startswith("gfx9") else 16)
     return DrawTuning(8192, 1024, 512, 4, 16)
+
+
+def expert_tuning(found: Target, rows: int) -> ExpertTuning:
+    """For so many rows of an expert on average; few rows are bound by the weights' bytes."""
+    if found.backend == "interpreter":
+        return ExpertTuning(16, 32, 32, 4, 1)
+    stages = 1 if found.backend == "hip" else 3
+    if rows <= 16:
+        return ExpertTuning(16, 64, 128 if stages > 1 else 64, 4, stages)
+    if rows <= 64 or found.backend == "hip":
+        return ExpertTuning(32 if rows <= 32 else 64, 64, 64, 4, stages)
+    return ExpertTuning(128, 128, 64, 8, stages)
 
 
 def tile_tuning(found: Target, rows: int) -> TileTuning:

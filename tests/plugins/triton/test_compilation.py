@@ -72,6 +72,11 @@ INTS = {name: "*i32" for name in ("items", "tiles", "tables", "slots", "arrivals
 WIDE = {name: "*fp32" for name in ("part_ptr", "stat_ptr", "cos_ptr", "sin_ptr", "weight_ptr")}
 WIDE |= {name: "*fp32" for name in ("q_weight_ptr", "k_weight_ptr", "norm_ptr")}
 SCALARS = {name: "fp32" for name in ("scale", "softcap", "eps")}
+EXPERTS = {
+    "EXPERTS": 128, "E_PAD": 128, "SIZE": 2048, "INNER": 768, "ROWS": 128, "COLS": 128, "STEP": 64,
+    "UPCAST": False,
+}  # fmt: skip
+ROUTED = {"ids": "*i32", "order": "*i32", "counts": "*i32", "share_ptr": "*fp32"}
 STREAMED = {
     "INPUTS": 4096, "M": 1, "OFFSET": False, "BIAS": False, "LANES": 128,
 }  # fmt: skip
@@ -291,6 +296,25 @@ CASES = {
         "draw:gather_rows", {**DRAWN_FROM, "SPAN": 8192, "BLOCK": 2048}, DRAWN,
         options={"num_warps": 8},
         only=FIVE,
+    ),
+    "experts, sorting": Case("experts:sort_pairs", {"BLOCK": 1024}, ROUTED),
+    "experts, few rows": Case(
+        "experts:gate_experts", {**EXPERTS, "ROWS": 16, "STEP": 128, "CHOICES": 8, "GELU": False},
+        ROUTED, matrix=True, options={"num_warps": 4, "num_stages": 3},
+        small_options={"num_warps": 4, "num_stages": 1}, small_constants={"STEP": 64},
+    ),
+    "experts, many rows": Case(
+        "experts:gate_experts", {**EXPERTS, "CHOICES": 8, "GELU": False}, ROUTED, matrix=True,
+        options={"num_warps": 8, "num_stages": 3}, small_constants={"ROWS": 64, "COLS": 64},
+        small_options={"num_warps": 4, "num_stages": 1},
+    ),
+    "experts, down": Case(
+        "experts:lower_experts", EXPERTS, ROUTED, matrix=True,
+        options={"num_warps": 8, "num_stages": 3}, small_constants={"ROWS": 64, "COLS": 64},
+        small_options={"num_warps": 4, "num_stages": 1},
+    ),
+    "experts, summing": Case(
+        "experts:sum_experts", {"CHOICES": 8, "SIZE": 2048, "BLOCK": 1024}, ROUTED
     ),
     "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN, only=FIVE),
     "draw, searching": Case(
