@@ -13,7 +13,7 @@ from torch import Tensor
 from inferplane.interfaces import QuantScheme
 from inferplane.layers.activation import gate_op
 from inferplane.layers.build import Builder
-from inferplane.layers.quantized import Piece, QuantizedLinear
+from inferplane.layers.quantized import Piece
 
 __all__ = ["PackedExperts", "packed_experts"]
 
@@ -21,23 +21,45 @@ __all__ = ["PackedExperts", "packed_experts"]
 class PackedExperts:
     """Weighted sum of the chosen experts' gated feed-forward parts, each by a kernel of its own.
 
-    Every expert sees every token, as in the reference `fused_moe`: no shape depends on the routing.
+    `sorts`: the routing is read on the host and each expert sees its own tokens. Otherwise every
+    expert sees every token, as in the reference `fused_moe`: no shape depends on the routing.
     """
 
-    __slots__ = ("_act", "_down", "_gate_up")
+    __slots__ = ("_act", "_down", "_gate_up", "_sorts")
 
     def __init__(
         self,
-        gate_up: Sequence[QuantizedLinear],
-        down: Sequence[QuantizedLinear],
+        gate_up: Sequence[Callable[[Tensor], Tensor]],
+        down: Sequence[Callable[[Tensor], Tensor]],
         act: Callable[[Tensor], Tensor],
+        sorts: bool = False,
     ) -> None:
         self._gate_up = tuple(gate_up)
         self._down = tuple(down)
         self._act = act
+        self._sorts = sorts
 
     def __call__(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """x[T,D] -> [T,D] for weights f32[T,k] of the experts ids i32[T,k]."""
+        return self._chosen(x, weights, ids) if self._sorts else self._all(x, weights, ids)
+
+    def _chosen(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """A token's sum is in the order of its ids."""
+        chosen, order = ids.flatten().sort(stable=True)
+        counts = torch.bincount(chosen, minlength=len(self._down)).tolist()
+        parts = torch.empty((len(order), x.shape[1]), dtype=torch.float32, device=x.device)
+        start = 0
+        for expert, count in enumerate(counts):
+            if not count:
+                continue
+            pairs = order[start : start + count]
+            rows = x.index_select(0, pairs // ids.shape[1])
+            parts[pairs] = self._down[expert](self._act(self._gate_up[expert](rows))).float()
+            start += count
+        total = parts.view(*ids.shape, x.shape[1]).mul_(weights.unsqueeze(2)).sum(1)
+        return total.to(x.dtype)
+
+    def _all(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         share = torch.zeros(x.shape[0], len(self._down), dtype=torch.float32, device=x.device)
         share = share.scatter_add(1, ids.long(), weights)
         total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
@@ -65,7 +87,10 @@ def packed_experts(
         pieces = [Piece(gate, inner, part), Piece(up, inner, part)]
         gate_up.append(make(pieces, size, every, first))
         down.append(make([Piece(back, size, every)], inner, part, second))
-    return PackedExperts(gate_up, down, build.op(gate_op(build.config.activation), I=len(part)))
+    act = build.op(gate_op(build.config.activation), I=len(part))
+    # where tensors lie on the host and no step is traced, the routing is there to be read
+    sorts = build.device == "cpu" and not build.binder.caps.static_shapes
+    return PackedExperts(gate_up, down, act, sorts)
 
 
 def _schemes(

@@ -199,7 +199,7 @@ def _defer(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
     recording = symbols[0].recording
     if isinstance(result, Tensor):
         return Symbol(_metas(result), recording, Deferred(func, args, kwargs, before))
-    if isinstance(result, (tuple, list)):
+    if isinstance(result, (tuple, list)) and all(isinstance(item, Tensor) for item in result):
         whole = Deferred(func, args, kwargs, before)
         return tuple(
             Symbol(

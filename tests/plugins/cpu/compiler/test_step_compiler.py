@@ -34,6 +34,7 @@ from inferplane.ops.reference.sampling import argmax
 from inferplane.registry import Catalogue, Entry
 from inferplane_cpu.attention.native import NativeAttention
 from inferplane_cpu.compiler import proof
+from inferplane_cpu.compiler.capture import NotLoweredError, Recording, Symbol
 from inferplane_cpu.compiler.step_compiler import StepCompiler
 from inferplane_cpu.native.machine import Machine
 from inferplane_cpu.native.store import LAYOUT, PanelKVStore
@@ -293,3 +294,11 @@ def test_a_step_of_layers_that_round_their_inputs_is_held_to_their_rounding(
     torch.testing.assert_close(logits, setup.expected(tokens), atol=1e-3, rtol=1e-3)
     with pytest.raises(AssertionError, match="differs from torch"):
         make(machine, "llama")
+
+
+def test_a_step_that_reads_values_on_the_host_is_refused_by_name() -> None:
+    recording = Recording()
+    x = Symbol(torch.empty(7, 4, device="meta"), recording, "x")
+    for read, name in ((x.tolist, "tolist"), (x.sum().item, "item")):
+        with pytest.raises(NotLoweredError, match=f"{name} asks for a number on the host"):
+            read()
