@@ -2,8 +2,11 @@
 
 python benchmarks/cpu/routed_experts.py [--experts 32] [--active 4] [--size 512] [--inner 256]
     [--layers 8] [--tokens 1,8,64,512] [--dtype bfloat16] [--threads 2] [--peer eager]
+    [--packed int4]
 All in turns in one process over the same random weights, a layer after the other as a model reads
 them; routings are random and alike for all. Milliseconds of all layers, median ratio of the turns.
+--packed: instead, experts whose weights stay quantised, which see their own tokens, beside the same
+kernels where every expert sees every token.
 """
 
 from __future__ import annotations
@@ -14,15 +17,24 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
+from inferplane.execution.host_runtime import HostRuntime
+from inferplane.interfaces import CanonicalWeight, LinearSite, QuantScheme
+from inferplane.layers.packed_experts import PackedExperts
 from inferplane.ops.reference.moe import fused_moe as all_experts
 from inferplane.ops.reference.moe import moe_topk
+from inferplane_cpu.host import read_host
+from inferplane_cpu.kernels.activation import silu_mul
 from inferplane_cpu.kernels.moe import fused_moe as chosen_experts
+from inferplane_cpu.native.library import load_library
+from inferplane_cpu.native.machine import Machine
+from inferplane_cpu.quantization.native import NativeLinear
 
 _TURNS = 9
 
@@ -40,13 +52,14 @@ def main() -> None:
     """Make the layers, run in turns, print."""
     chosen = arguments()
     torch.set_num_threads(chosen.threads)
-    layers = [made(chosen, seed) for seed in range(chosen.layers)]
+    layers = [] if chosen.packed else [made(chosen, seed) for seed in range(chosen.layers)]
     print(f"torch {torch.__version__}, transformers {importlib.metadata.version('transformers')}")
     print(f"{chosen.layers} layers, {chosen.experts} experts, {chosen.active} active, D", end=" ")
     print(f"{chosen.size}, I {chosen.inner}, {chosen.dtype}, {chosen.threads} threads")
     with torch.inference_mode():
         for tokens in (int(text) for text in chosen.tokens.split(",")):
-            report(tokens, ways(layers, tokens, chosen))
+            found = ways(layers, tokens, chosen) if layers else packed_ways(chosen, tokens)
+            report(tokens, found)
 
 
 def made(chosen: argparse.Namespace, seed: int) -> Layer:
@@ -100,6 +113,43 @@ def ways(
     return {"ours": ours, "all experts": reference, "transformers": transformers}
 
 
+class _Device(HostRuntime):
+    """All a quantised layer asks of its runtime."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.machine = Machine(load_library(read_host().flags), (-1,) * threads)
+
+
+def packed_ways(chosen: argparse.Namespace, tokens: int) -> Mapping[str, Callable[[], Tensor]]:
+    """The same packed experts, with the routing read on the host and without."""
+    make = torch.Generator().manual_seed(tokens)
+    device = _Device(chosen.threads)
+    scheme = QuantScheme(chosen.packed, group=32)
+
+    def layer(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
+        most = 8 if chosen.packed == "int4" else 128
+        values = torch.randint(-most, most, (outputs, inputs), generator=make).to(torch.int8)
+        scales = torch.rand(outputs, inputs // 32, generator=make) / (most * inputs**0.5)
+        kernel = NativeLinear(scheme, LinearSite(inputs, outputs, chosen.dtype), device)
+        return partial(kernel.apply, packed=kernel.repack(CanonicalWeight(values, scales)))
+
+    x = torch.randn(tokens, chosen.size, generator=make).to(getattr(torch, chosen.dtype))
+    stacks = []
+    for _ in range(chosen.layers):
+        gate_up = [layer(chosen.size, 2 * chosen.inner) for _ in range(chosen.experts)]
+        down = [layer(chosen.inner, chosen.size) for _ in range(chosen.experts)]
+        scores = torch.randn(tokens, chosen.experts, generator=make)
+        stacks.append((gate_up, down, moe_topk(scores, chosen.active, True, "softmax")))
+
+    def run(sorts: bool) -> Tensor:
+        return torch.stack(
+            [PackedExperts(one, two, silu_mul, sorts)(x, *to) for one, two, to in stacks]
+        )
+
+    return {"ours": partial(run, True), "all experts": partial(run, False)}
+
+
 def report(tokens: int, contestants: Mapping[str, Callable[[], Tensor]]) -> None:
     """Print a line for each; the first turn warms up and shows that all compute the same."""
     results = {name: run() for name, run in contestants.items()}
@@ -135,6 +185,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", default="1,8,64,512")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--packed", default="", choices=("", "int4", "int8"))
     parser.add_argument("--peer", default="grouped_mm", help="eager, batched_mm or grouped_mm")
     return parser.parse_args()
 

@@ -42,17 +42,24 @@ class Machine:
         self.tiles = tiles
         self.threads = len(cpus)
         self._pool = library.ip_pool_create(self.threads, (ctypes.c_int * self.threads)(*cpus))
+        self._lone = library.ip_pool_create(1, (ctypes.c_int * 1)(-1))
 
     @property
     def pool(self) -> int:
         """Handle of the thread pool."""
         return int(self._pool)
 
+    @property
+    def lone(self) -> int:
+        """Handle of a pool that is the calling thread alone: nobody has to wake."""
+        return int(self._lone)
+
     def close(self) -> None:
         """End the threads."""
         if self._pool:
             self.library.ip_pool_destroy(self._pool)
-            self._pool = None
+            self.library.ip_pool_destroy(self._lone)
+            self._pool = self._lone = None
 
 
 @dataclass(slots=True)
@@ -213,9 +220,10 @@ class NativeProgram:
         """i32[most samples]: of each sampled row the best token, -1 where there is none."""
         return self._drawn[0]
 
-    def run(self, arrays: StepArrays) -> None:
+    def run(self, arrays: StepArrays, lone: bool = False) -> None:
         """Execute; results lie in the buffers and, first R entries, `ids`, which the next run
-        leaves alone."""
+        leaves alone. `lone`: on the calling thread, which gives the same numbers.
+        """
         self._drawn.reverse()
         groups = (Group * max(1, len(arrays.tables)))(
             *(
@@ -235,4 +243,5 @@ class NativeProgram:
             groups=groups,
             ids=self.ids.data_ptr(),
         )
-        self.machine.library.ip_run(self.machine.pool, self._program, step)
+        pool = self.machine.lone if lone else self.machine.pool
+        self.machine.library.ip_run(pool, self._program, step)

@@ -29,6 +29,8 @@ from inferplane_cpu.native.packing import PackedWeight, Packer
 __all__ = ["NativeLinear"]
 
 _GROUP = 32
+_LONE_BYTES = 1 << 20
+"""Weights, once for every eight rows, that one thread has multiplied before others are awake."""
 _SMALL_GROUP = 16
 """Of GGUF's Q6_K."""
 
@@ -108,7 +110,8 @@ class NativeLinear(QuantKernel):
         program = builder.build(1, _GROUP)
         program.buffers[source].copy_(x)
         rows, none = torch.zeros(len(x), dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
-        program.run(StepArrays(rows, rows, none, none, none, (), ()))
+        lone = weight.data.numel() * -(-len(x) // 8) <= _LONE_BYTES
+        program.run(StepArrays(rows, rows, none, none, none, (), ()), lone)
         return program.buffers[target].to(x.dtype)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from inferplane.execution.host_runtime import HostRuntime
 from inferplane.interfaces import CanonicalWeight, Capabilities, LinearSite, QuantScheme
 from inferplane_cpu.native.machine import Machine
+from inferplane_cpu.quantization import native
 from inferplane_cpu.quantization.native import NativeLinear
 
 SITE = LinearSite(in_features=256, out_features=72, dtype="float32")
@@ -56,6 +57,20 @@ def test_a_quantised_layer_multiplies_like_its_values(machine: Machine, name: st
     error = (kernel.apply(x, kernel.repack(weight), bias) - expected).norm() / expected.norm()
     # Inputs are rounded to 8 bits where the scheme asks for it, offsets are stored in float16.
     assert error < (1.2e-2 if scheme.activation else 1e-3 if scheme.offset else 1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_one_thread_gives_the_numbers_of_all(
+    machine: Machine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme = SCHEMES[name]
+    kernel = NativeLinear(scheme, SITE, Device(machine))
+    packed = kernel.repack(canonical(scheme, 1)[0])
+    x = torch.randn(9, SITE.in_features, generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(native, "_LONE_BYTES", 1 << 30)
+    alone = kernel.apply(x, packed)
+    monkeypatch.setattr(native, "_LONE_BYTES", 0)
+    assert torch.equal(kernel.apply(x, packed), alone)
 
 
 def test_a_layer_of_one_group_multiplies_like_its_values(machine: Machine) -> None:
