@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import triton
@@ -129,6 +129,11 @@ class ExpertTuning:
     """Inputs of one loop step."""
     warps: int
     stages: int
+
+    @property
+    def flight_bytes(self) -> int:
+        """At most so many bytes lie in on-chip memory for each byte of an element."""
+        return (self.rows + self.cols) * self.inputs * self.stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,16 +269,27 @@ def draw_tuning() -> DrawTuning:
     return DrawTuning(8192, 1024, 512, 4, 16)
 
 
-def expert_tuning(found: Target, rows: int) -> ExpertTuning:
-    """For so many rows of an expert on average; few rows are bound by the weights' bytes."""
+def expert_tuning(found: Target, rows: int, itemsize: int) -> ExpertTuning:
+    """For so many rows of an expert on average; few rows are bound by the weights' bytes.
+
+    What is in flight fits the on-chip memory. Large tiles of float32 spill registers, and before
+    sm_80 all long steps do.
+    """
     if found.backend == "interpreter":
         return ExpertTuning(16, 32, 32, 4, 1)
-    stages = 1 if found.backend == "hip" else 3
-    if rows <= 16:
-        return ExpertTuning(16, 64, 128 if stages > 1 else 64, 4, stages)
-    if rows <= 64 or found.backend == "hip":
-        return ExpertTuning(32 if rows <= 32 else 64, 64, 64, 4, stages)
-    return ExpertTuning(128, 128, 64, 8, stages)
+    few = 16 if rows <= 16 else 32 if rows <= 32 else 64
+    if found.backend == "hip":
+        wide, warps = (32, 8 if few == 64 else 4) if itemsize == 4 else (64, 4)
+        return ExpertTuning(few, wide, wide, warps, 1)
+    is_old = found.backend == "cuda" and int(found.arch) < 80
+    if is_old or (itemsize == 4 and few == 64):
+        return ExpertTuning(few, 64, 32, 8 if few == 64 else 4, 2)
+    tuning = ExpertTuning(128, 128, 64, 8, 3)
+    if rows <= 64:
+        tuning = ExpertTuning(few, 64, 128 if few == 16 else 64, 4, 3)
+    while tuning.flight_bytes * itemsize > found.shared_bytes and tuning.stages > 1:
+        tuning = replace(tuning, stages=tuning.stages - 1)
+    return tuning
 
 
 def tile_tuning(found: Target, rows: int) -> TileTuning:

@@ -43,8 +43,12 @@ ARCHES = {
     "gfx1100": Arch(("hip", "gfx1100", 32), "amdgcn", r"v_wmma_", 65536),
     "gfx1201": Arch(("hip", "gfx1201", 32), "amdgcn", r"v_wmma_", 65536),
 }
-OLDER = {"sm_80": Arch(("cuda", 80, 32), "ptx", r"mma\.sync", 166912)}
-"""Where only what asks for the conversions of newer parts could fail."""
+OLDER = {
+    "sm_75": Arch(("cuda", 75, 32), "ptx", r"mma\.sync", 65536),
+    "sm_80": Arch(("cuda", 80, 32), "ptx", r"mma\.sync", 166912),
+    "sm_89": Arch(("cuda", 89, 32), "ptx", r"mma\.sync", 101376),
+}
+"""Where only conversions of newer parts, and what takes much on-chip memory, could fail."""
 
 
 @dataclass(frozen=True)
@@ -401,6 +405,39 @@ def test_no_kernel_is_forgotten_on_any_amd_part() -> None:
     excused = {"quantized:round_rows": {"gfx942", "gfx1100"}}  # no fp8 of e4m3fn, so no launch
     for kernel, parts in compiled_for.items():
         assert set(AMD) - parts == excused.get(kernel, set()), kernel
+
+
+EXPERT_SIZES = [
+    (arch, kind, rows)
+    for arch in ("sm_75", "sm_89", "sm_90", "gfx942", "gfx1100")
+    for kind in ("fp16", "fp32")
+    for rows in (1, 500)
+]
+
+
+@pytest.mark.parametrize(("arch", "kind", "rows"), EXPERT_SIZES)
+def test_experts_of_any_dtype_and_number_of_rows_fit_the_part(
+    arch: str, kind: str, rows: int
+) -> None:
+    from inferplane_triton.tuning import Target, expert_tuning
+
+    part = {**ARCHES, **OLDER}[arch]
+    found = Target(part.target[0], str(part.target[1]), 80, part.shared_bytes)
+    tuning = expert_tuning(found, rows, 4 if kind == "fp32" else 2)
+    sizes = {"ROWS": tuning.rows, "COLS": tuning.cols, "STEP": tuning.inputs}
+    options = {"num_warps": tuning.warps, "num_stages": tuning.stages}
+    pointers = ("x_ptr", "w13_ptr", "inner_ptr", "w2_ptr", "out_ptr")
+    for function, more in (("gate", {"CHOICES": 8, "GELU": False}), ("lower", {})):
+        case = Case(
+            f"experts:{function}_experts", {**EXPERTS, **sizes, **more},
+            {**ROUTED, **dict.fromkeys(pointers, f"*{kind}")}, options=options,
+        )  # fmt: skip
+        program = compiled(case, part)
+        assert program.metadata.shared <= part.shared_bytes
+        if part.kind == "amdgcn":
+            for counter in ("vgpr_spill_count", "sgpr_spill_count"):
+                found_spills = re.findall(rf"\.{counter}:\s+(\d+)", program.asm["amdgcn"])
+                assert set(found_spills) == {"0"}, counter
 
 
 PAIRS = [(name, arch) for name, case in CASES.items() for arch in case.only or ARCHES]

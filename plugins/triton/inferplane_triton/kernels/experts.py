@@ -29,7 +29,7 @@ def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: s
     if not pairs:
         return out
     found = target()
-    tuning = expert_tuning(found, -(-pairs // experts))
+    tuning = expert_tuning(found, -(-pairs // experts), x.element_size())
     x, ids, w = x.contiguous(), ids.contiguous(), w.contiguous()
     order = torch.empty(pairs, dtype=torch.int32, device=x.device)
     counts = torch.empty(experts, dtype=torch.int32, device=x.device)
@@ -50,7 +50,7 @@ def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: s
         "num_stages": tuning.stages,
     }
     gate_experts[(triton.cdiv(inner, tuning.cols), tiles)](
-        x, w13, order, counts, made, CHOICES=choices, GELU=act == "gelu", **settings
+        x, w13, order, counts, made, CHOICES=choices, GELU=act != "silu", **settings
     )
     lower_experts[(triton.cdiv(size, tuning.cols), tiles)](
         made, w2, order, counts, parts, **settings
