@@ -50,7 +50,7 @@ struct Lane {
 };
 struct Meeting {
   int arrived = 0, rounds = 0;
-  u32 given[THREADS][4];
+  u32 given[THREADS][6];
 };
 
 static Lane lanes[THREADS];
@@ -83,13 +83,14 @@ static void meet(Meeting& here, int members) {
 }
 
 static void __syncthreads() { meet(of_block, THREADS); }
+static void __syncwarp() { meet(of_warp[current / 32], 32); }
 
 // What every lane of the warp gives; to be read before the warp meets again.
-static const Meeting& exchange(u32 a, u32 b = 0, u32 c = 0, u32 d = 0) {
+static const Meeting& exchange(u32 a, u32 b = 0, u32 c = 0, u32 d = 0, u32 e = 0, u32 f = 0) {
   Meeting& here = of_warp[current / 32];
   meet(here, 32);  // who came before has been read
-  const u32 mine[4] = {a, b, c, d};
-  std::copy(mine, mine + 4, here.given[current % 32]);
+  const u32 mine[6] = {a, b, c, d, e, f};
+  std::copy(mine, mine + 6, here.given[current % 32]);
   meet(here, 32);
   return here;
 }
@@ -188,18 +189,19 @@ static u32 as_codes(float a, float b) {
 }
 
 // PTX, mma.m16n8k16: where lane 4 g + t has its parts of a, b and c.
-static void multiply(float (&c)[4], u32 a0, u32 a2, u32 b0, u32 b1) {
-  const Meeting& here = exchange(a0, a2, b0, b1);
+static void multiply(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  const Meeting& here = exchange(a0, a1, a2, a3, b0, b1);
   const int g = current % 32 / 4, t = current % 4;
-  for (int column = 0; column < 2; ++column) {
-    double sum = c[column];
+  for (int place = 0; place < 4; ++place) {
+    const int column = 2 * t + place % 2, lower = place / 2;
+    double sum = c[place];
     for (int k = 0; k < 16; ++k) {
       const int inner = k % 8 / 2, upper = k / 8, shift = 16 * (k % 2);
-      const u32 a = here.given[4 * g + inner][upper];
-      const u32 b = here.given[4 * (2 * t + column) + inner][2 + upper];
+      const u32 a = here.given[4 * g + inner][2 * upper + lower];
+      const u32 b = here.given[4 * column + inner][4 + upper];
       sum += double(of_half(u16(a >> shift))) * of_half(u16(b >> shift));
     }
-    c[column] = float(sum);
+    c[place] = float(sum);
   }
 }
 

@@ -1,17 +1,18 @@
 // Attention of one new token per sequence over a paged cache in 8 bits.
 //
 // What the kernel of `inferplane_triton.device.decode` computes, for the same work list, but codes
-// go from memory to the matrix instructions through the lane that brought them: a lane copies to
-// on-chip memory what it alone reads again, so nothing waits for others and nothing is rearranged.
+// go from memory to the matrix instructions without being rearranged, and a warp waits for no other.
 // Codes are widened to float16, which holds all of them.
 //
 // lane = 4 * g + t. A product numbers the dimensions of a head otherwise than memory does, but a sum
 // does not care as long as both factors agree: of a key, lane (g, t) holds 16 neighbours of token g,
-// of values 16 (or 8) neighbours from 16 g of the tokens 2t, 2t+1, 2t+8, 2t+9. Rows of the products
-// are the query heads of one KV head. `lanes.cu` comes first.
+// of values 16 (or 8) neighbours from 16 g of the tokens 2t, 2t+1, 2t+8, 2t+9. The query heads of
+// one KV head are rows of the first product and columns of the second, whose other factor is then
+// just what the first one left in each lane. `lanes.cu` comes first.
 
 constexpr int TILE = 16;             // tokens of a round, which lie in one block of the cache
 constexpr int LOADS = HEAD / 64;     // 16-byte words of a key that a lane holds
+constexpr int WORDS = HEAD / 16;     // of them in a key
 constexpr int WIDTH = HEAD / 8;      // bytes of a value that a lane holds
 constexpr int KEYS = TILE * HEAD;    // bytes
 constexpr int SLOT = 2 * KEYS + 128;
@@ -19,6 +20,11 @@ constexpr int EACH = HEAD / 32;      // dimensions of the newest token that a la
 constexpr float UP = 32768.0f;       // weights are held so much larger: float16 is narrow
 static_assert(HEAD == 64 || HEAD == 128, "what a lane holds of a value is one word");
 static_assert(GROUP <= 8 && KV_HEADS % 2 == 0 && PAGE % TILE == 0, "see coded.py");
+
+// Where a word of a token's key lies on-chip, so that eight lanes read from all banks.
+__device__ __forceinline__ int key_word(int token, int word) {
+  return token * WORDS + (WORDS == 8 ? word ^ (token & 1) << 2 : word);
+}
 
 __device__ __forceinline__ float sum_of_warp(float x) {
 #pragma unroll
@@ -83,7 +89,7 @@ __device__ __forceinline__ void read_newest(const u8* codes, const u16* scale_at
 // Block (KV head, item). An item: sequence, start, stop, piece, first piece, pieces, position, 0, as
 // `inferplane_triton.attention.work` makes it; start is a multiple of 16. A block of the caches is
 // [PAGE, KV_HEADS, HEAD] codes and behind them [PAGE, KV_HEADS] scales, `*_block` bytes in all.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 3)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT)
 attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cache, u16* k_scales,
        u16* v_scales, const u16* k_static, const u16* v_static, u16* out, float* parts, float* stats,
        int* arrivals, const int* items, const int* tables, int scale_bits, int table_stride,
@@ -107,13 +113,13 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
     const int place = start + TILE * (warp + WARPS * round);
     u8* const slot = ring + round % DEPTH * SLOT;
     const int first = place % PAGE * KV_HEADS + head;
-    const u8* const keys = k_cache + i64(block) * k_block + 16 * t;
+    const u8* const keys = k_cache + i64(block) * k_block;
 #pragma unroll
-    for (int n = 0; n < 2; ++n)
-#pragma unroll
-      for (int l = 0; l < LOADS; ++l)
-        bring<16>(slot + ((n * LOADS + l) * 32 + lane) * 16,
-                  keys + (first + (8 * n + g) * KV_HEADS) * HEAD + 64 * l, place + 8 * n + g < stop);
+    for (int i = 0; i < 2 * LOADS; ++i) {  // whole keys side by side
+      const int token = 32 / WORDS * i + lane / WORDS, word = lane % WORDS;
+      bring<16>(slot + key_word(token, word) * 16,
+                keys + (first + token * KV_HEADS) * HEAD + 16 * word, place + token < stop);
+    }
     const u8* const values = v_cache + i64(block) * v_block + WIDTH * g;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -192,14 +198,15 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
 
   // Scores are of base 2. A value's scale is added to its score as a logarithm: what is weighed is
   // exp2(score + log2(scale)) * code, and `peak` is the largest of these exponents.
-  float acc[WIDTH][4] = {};
+  float acc[WIDTH / 2][4] = {};  // of two dimensions, each for heads 2t and 2t+1
   float peak = -1e30f, total = 0.0f;  // total: of this lane's tokens
   for (int round = 0; round < rounds; ++round) {
+    await_groups<DEPTH - 2>();
+    __syncwarp();  // others' keys have come, and all have read what the next copies overwrite
     const int ahead = round + DEPTH - 1;
     if (ahead < rounds) fetch(ahead, next_block);
     end_group();
     next_block = block_of(ahead + 1);
-    await_groups<DEPTH - 1>();
     const u8* const slot = ring + round % DEPTH * SLOT;
     const int place = start + TILE * (warp + WARPS * round);
 
@@ -211,13 +218,13 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
     for (int l = 0; l < LOADS; ++l)
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const uint4 v = *reinterpret_cast<const uint4*>(slot + ((n * LOADS + l) * 32 + lane) * 16);
+        const uint4 v = *reinterpret_cast<const uint4*>(slot + key_word(8 * n + g, 4 * l + t) * 16);
         const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
           u32 low, high;
           widen(words[w], low, high);
-          multiply(dots[n], pairs[4 * l + w][0], pairs[4 * l + w][1], low, high);
+          multiply(dots[n], pairs[4 * l + w][0], 0, pairs[4 * l + w][1], 0, low, high);
         }
       }
     float score[4], exponent[4], top = peak;
@@ -235,8 +242,10 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
     const float shrink = power_of_two(peak - top);
     peak = top;
     if (__any_sync(~0u, shrink != 1.0f)) {
+      const float even = __shfl_sync(~0u, shrink, 8 * t), odd = __shfl_sync(~0u, shrink, 8 * t + 4);
 #pragma unroll
-      for (int b = 0; b < WIDTH; ++b) acc[b][0] *= shrink, acc[b][1] *= shrink;
+      for (int j = 0; j < WIDTH / 2; ++j)
+        acc[j][0] *= even, acc[j][1] *= odd, acc[j][2] *= even, acc[j][3] *= odd;
     }
     total *= shrink;
     float weight[4];
@@ -245,7 +254,7 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
       total += power_of_two(score[r] - top);
       weight[r] = UP * power_of_two(exponent[r] - top);
     }
-    const u32 a0 = pack_halves(weight[0], weight[1]), a2 = pack_halves(weight[2], weight[3]);
+    const u32 b0 = pack_halves(weight[0], weight[1]), b1 = pack_halves(weight[2], weight[3]);
     u32 words[4][WIDTH / 4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -267,8 +276,7 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
         u32 near[2], far[2];
         widen(__byte_perm(words[0][w], words[1][w], order), near[0], near[1]);
         widen(__byte_perm(words[2][w], words[3][w], order), far[0], far[1]);
-        multiply(acc[4 * w + 2 * half], a0, a2, near[0], far[0]);
-        multiply(acc[4 * w + 2 * half + 1], a0, a2, near[1], far[1]);
+        multiply(acc[2 * w + half], near[0], near[1], far[0], far[1], b0, b1);
       }
   }
 
@@ -278,9 +286,12 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
   await_groups<0>();
   __syncthreads();
   float* const found = reinterpret_cast<float*>(pool);
-  float* const row = found + (warp * 8 + g) * HEAD + 2 * t * WIDTH;
+  float* const even = found + (warp * 8 + 2 * t) * HEAD + WIDTH * g;
 #pragma unroll
-  for (int b = 0; b < WIDTH; ++b) row[b] = acc[b][0], row[WIDTH + b] = acc[b][1];
+  for (int j = 0; j < WIDTH / 2; ++j) {
+    even[2 * j] = acc[j][0], even[2 * j + 1] = acc[j][2];
+    even[HEAD + 2 * j] = acc[j][1], even[HEAD + 2 * j + 1] = acc[j][3];
+  }
   if (t == 0) peaks[warp][g] = peak, totals[warp][g] = total;
   __syncthreads();
   const int pieces = item[5];

@@ -36,7 +36,9 @@ class CodedVariant:
     V_STATIC: int
     HALF: int
     WARPS: int = 4
-    DEPTH: int = 4
+    DEPTH: int = 3
+    RESIDENT: int = 4
+    """Blocks that fit one multiprocessor, by registers."""
 
     @property
     def shared_bytes(self) -> int:
