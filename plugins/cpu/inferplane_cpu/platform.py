@@ -28,7 +28,7 @@ from inferplane.interfaces import (
 )
 from inferplane_cpu.encoders import option as encoders
 from inferplane_cpu.host import Host, read_host
-from inferplane_cpu.native.library import find_library
+from inferplane_cpu.native.library import NATIVE, find_library
 from inferplane_cpu.native.tiles import OPTION as AMX_OPTION
 from inferplane_cpu.native.tiles import check_option
 from inferplane_cpu.sizes import parse_bytes
@@ -76,10 +76,12 @@ class Cpu(Platform):
         """bfloat16 first where the processor multiplies it, and not at all where it does not."""
         bf16 = probe.arch in ("amx", "avx512_bf16")
         dtypes = ("bfloat16", "float32") if bf16 else ("float32",)
+        native = self._is_native()
         return Capabilities(
+            labels=(NATIVE,) if native else (),
             compute_dtypes=dtypes,
             kv_dtypes=(*dtypes, "int8", "fp8"),
-            kv_layouts=("panels", "nhd", "hnd") if self._is_native() else ("nhd", "hnd"),
+            kv_layouts=("panels", "nhd", "hnd") if native else ("nhd", "hnd"),
             # Half of a block is lost for each sequence: with 32 tokens that is 5 % of a chat-like
             # mix of lengths, with 16 less than 3 %.
             block_multiple=16,

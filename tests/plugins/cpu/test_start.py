@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import inferplane_cpu
 from inferplane_cpu.native.machine import Machine
 from inferplane_cpu.native.packing import Packer
 
@@ -34,6 +37,16 @@ if __name__ == "__main__":
     llm.generate([[5, 6, 7]], SamplingParams(temperature=0.0, max_tokens=2))
     print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 """
+QUANTISED = """
+import sys
+from inferplane import LLM, SamplingParams
+if __name__ == "__main__":
+    llm = LLM(
+        sys.argv[1], device="cpu", load_format="dummy", quantization="int8", max_model_len=128
+    )
+    params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+    print(len(llm.generate([[5, 6, 7]], params)[0].token_ids))
+"""
 
 
 def test_a_start_loads_no_compiler_of_torch(tmp_path: Path) -> None:
@@ -43,6 +56,25 @@ def test_a_start_loads_no_compiler_of_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[-2] == "[]"
+
+
+def test_quantised_layers_are_served_without_compiled_kernels(tmp_path: Path) -> None:
+    """Op by op in torch, rather than by kernels that are not there."""
+    package = Path(inferplane_cpu.__file__).parent
+    shutil.copytree(
+        package, tmp_path / package.name, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    done = subprocess.run(
+        [sys.executable, "-c", QUANTISED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "op by op" in done.stderr
+    assert done.stdout.split("\n")[-2] == "3"
 
 
 @pytest.mark.parametrize("rows", [1024, 1031])

@@ -15,6 +15,7 @@ from pathlib import Path
 from inferplane.errors import UnsupportedError
 
 __all__ = [
+    "NATIVE",
     "Buffer",
     "Cache",
     "Group",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 VERSION = 6
+NATIVE = "native"
+"""A label of machines that have one of these libraries."""
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"))
 _AVX2 = frozenset(("avx2", "fma", "f16c"))
 

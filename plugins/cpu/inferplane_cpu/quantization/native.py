@@ -22,7 +22,7 @@ from inferplane.interfaces import (
     Reasons,
 )
 from inferplane_cpu.compiler.capture import Symbol
-from inferplane_cpu.native.library import Kind
+from inferplane_cpu.native.library import NATIVE, Kind
 from inferplane_cpu.native.machine import Machine, ProgramBuilder, StepArrays
 from inferplane_cpu.native.packing import PackedWeight, Packer
 
@@ -44,6 +44,7 @@ class NativeLinear(QuantKernel):
         per_output_int8 = scheme.weight == "int8" and scheme.group == 0 and not scheme.offset
         grouped = scheme.group > 0 and scheme.group % _unit(scheme) == 0
         checks = (
+            (NATIVE in caps.labels, "the compiled kernels are not there"),
             (scheme.weight in ("int4", "int8"), f"weights in {scheme.weight}: int4 and int8 only"),
             (per_output_int8 or grouped, f"group {scheme.group}: needs a multiple of {_GROUP}"),
             (not (scheme.weight == "int8" and scheme.offset), "int8 with offsets"),

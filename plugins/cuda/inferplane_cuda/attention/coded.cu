@@ -21,9 +21,13 @@ constexpr float UP = 32768.0f;       // weights are held so much larger: float16
 static_assert(HEAD == 64 || HEAD == 128, "what a lane holds of a value is one word");
 static_assert(GROUP <= 8 && KV_HEADS % 2 == 0 && PAGE % TILE == 0, "see coded.py");
 
-// Where a word of a token's key lies on-chip, so that eight lanes read from all banks.
+// Where a word of a token's key or value lies on-chip, so that lanes which read at once find theirs
+// in all banks.
 __device__ __forceinline__ int key_word(int token, int word) {
   return token * WORDS + (WORDS == 8 ? word ^ (token & 1) << 2 : word);
+}
+__device__ __forceinline__ int value_word(int token, int word) {
+  return token * WORDS + (word ^ (token & (WORDS == 8 ? 6 : 2)));
 }
 
 __device__ __forceinline__ float sum_of_warp(float x) {
@@ -114,18 +118,13 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
     u8* const slot = ring + round % DEPTH * SLOT;
     const int first = place % PAGE * KV_HEADS + head;
     const u8* const keys = k_cache + i64(block) * k_block;
+    const u8* const values = v_cache + i64(block) * v_block;
 #pragma unroll
-    for (int i = 0; i < 2 * LOADS; ++i) {  // whole keys side by side
+    for (int i = 0; i < 2 * LOADS; ++i) {  // eight neighbouring lanes ask for neighbouring words
       const int token = 32 / WORDS * i + lane / WORDS, word = lane % WORDS;
-      bring<16>(slot + key_word(token, word) * 16,
-                keys + (first + token * KV_HEADS) * HEAD + 16 * word, place + token < stop);
-    }
-    const u8* const values = v_cache + i64(block) * v_block + WIDTH * g;
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int token = 2 * t + (r & 1) + 8 * (r >> 1);
-      bring<WIDTH>(slot + KEYS + (r * 32 + lane) * WIDTH, values + (first + token * KV_HEADS) * HEAD,
-                   place + token < stop);
+      const int at = (first + token * KV_HEADS) * HEAD + 16 * word;
+      bring<16>(slot + key_word(token, word) * 16, keys + at, place + token < stop);
+      bring<16>(slot + KEYS + value_word(token, word) * 16, values + at, place + token < stop);
     }
     // Two heads' scales at once, since no less can be copied so: keys' by the first 16 lanes.
     const int token = lane & 15, pair = (first + token * KV_HEADS) & ~1;
@@ -258,7 +257,8 @@ attend(const u16* q, const u16* new_k, const u16* new_v, u8* k_cache, u8* v_cach
     u32 words[4][WIDTH / 4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const u8* const at = slot + KEYS + (r * 32 + lane) * WIDTH;
+      const int token = 2 * t + (r & 1) + 8 * (r >> 1);
+      const u8* const at = slot + KEYS + value_word(token, g * WIDTH / 16) * 16 + g * WIDTH % 16;
       if (WIDTH == 16) {
         const uint4 v = *reinterpret_cast<const uint4*>(at);
         words[r][0] = v.x, words[r][1] = v.y;

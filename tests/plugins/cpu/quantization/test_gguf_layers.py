@@ -12,6 +12,7 @@ from torch import Tensor
 from inferplane.execution.host_runtime import HostRuntime
 from inferplane.interfaces import Capabilities, LinearSite
 from inferplane.quantization.gguf import Gguf
+from inferplane_cpu.native.library import NATIVE
 from inferplane_cpu.native.machine import Machine
 from inferplane_cpu.quantization.native import NativeLinear
 
@@ -22,6 +23,7 @@ HALVES = {
     Type.Q6_K: (208,),
 }
 """Where the half-precision scales (and minima) of a block lie; every other byte may be anything."""
+CAPS = Capabilities(labels=(NATIVE,))
 
 
 class Device(HostRuntime):
@@ -47,7 +49,7 @@ def layer_of(
     """(kernel, its packed weight) of a GGUF layer."""
     form = Gguf({"types": {"layer": kind.name}})
     scheme, site = form.scheme("layer"), LinearSite(INPUTS, OUTPUTS, "float32")
-    assert scheme is not None and NativeLinear.supports(scheme, site, Capabilities()) == ()
+    assert scheme is not None and NativeLinear.supports(scheme, site, CAPS) == ()
     kernel = NativeLinear(scheme, site, Device(machine))
     weight = form.canonical("layer", {"layer.weight": torch.from_numpy(raw)})
     return kernel, dict(kernel.repack(weight))

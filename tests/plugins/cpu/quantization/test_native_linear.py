@@ -8,6 +8,7 @@ from torch import Tensor
 
 from inferplane.execution.host_runtime import HostRuntime
 from inferplane.interfaces import CanonicalWeight, Capabilities, LinearSite, QuantScheme
+from inferplane_cpu.native.library import NATIVE
 from inferplane_cpu.native.machine import Machine
 from inferplane_cpu.quantization import native
 from inferplane_cpu.quantization.native import NativeLinear
@@ -22,6 +23,7 @@ SCHEMES = {
     "int4 symmetric, groups of 128": QuantScheme("int4", group=128),
     "int4 with offsets, groups of 64": QuantScheme("int4", group=64, offset=True),
 }
+CAPS = Capabilities(labels=(NATIVE,))
 
 
 class Device(HostRuntime):
@@ -48,7 +50,7 @@ def canonical(scheme: QuantScheme, seed: int) -> tuple[CanonicalWeight, Tensor]:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_quantised_layer_multiplies_like_its_values(machine: Machine, name: str) -> None:
     scheme = SCHEMES[name]
-    assert NativeLinear.supports(scheme, SITE, Capabilities()) == ()
+    assert NativeLinear.supports(scheme, SITE, CAPS) == ()
     kernel = NativeLinear(scheme, SITE, Device(machine))
     weight, values = canonical(scheme, 1)
     make = torch.Generator().manual_seed(2)
@@ -75,7 +77,7 @@ def test_one_thread_gives_the_numbers_of_all(
 
 def test_a_layer_of_one_group_multiplies_like_its_values(machine: Machine) -> None:
     scheme, site = QuantScheme("int8"), LinearSite(32, 48, "float32")
-    assert NativeLinear.supports(scheme, site, Capabilities()) == ()
+    assert NativeLinear.supports(scheme, site, CAPS) == ()
     kernel = NativeLinear(scheme, site, Device(machine))
     make = torch.Generator().manual_seed(4)
     values = torch.randint(-128, 128, (48, 32), generator=make).to(torch.int8)
@@ -99,4 +101,4 @@ def test_a_layer_of_one_group_multiplies_like_its_values(machine: Machine) -> No
 def test_what_the_kernels_cannot_multiply_is_refused_with_its_reason(
     scheme: QuantScheme, reason: str
 ) -> None:
-    assert any(reason in told for told in NativeLinear.supports(scheme, SITE, Capabilities()))
+    assert any(reason in told for told in NativeLinear.supports(scheme, SITE, CAPS))
