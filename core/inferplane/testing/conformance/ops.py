@@ -88,6 +88,8 @@ def _faults(entry: Entry, subject: Subject, parts: Parts) -> list[str]:
             truth = _run(info.reference(), _on_device(case, dtype, "cpu", wide=True), parts)
             own = _run(info.reference(), _on_device(case, dtype, "cpu"), parts)
             for name, (a, b, c) in enumerate(zip(got, truth, own, strict=True)):
+                if not np.isfinite(c).all():  # the reference itself overflows in this type
+                    continue
                 if excess := allowed.excess(a, b, c):
                     faults.append(f"{case.name} {dtype}, result {name}: {excess}")
     return faults

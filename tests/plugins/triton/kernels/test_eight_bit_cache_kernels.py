@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -188,9 +188,14 @@ def spec_of(kind: str, dtype: str = "float32", heads: tuple[int, int] = (4, 2), 
 
 
 def run(
-    spec: AttentionSpec, step: Step, bucket: Bucket | None = None, shared: bool = False
+    spec: AttentionSpec,
+    step: Step,
+    bucket: Bucket | None = None,
+    shared: bool = False,
+    whole_from: int = 1 << 30,
 ) -> Tensor:
     backend = PagedAttention(spec, Device())  # type: ignore[arg-type]
+    backend._prefill = replace(backend._prefill, whole_from=whole_from)
     meta = backend.build(step.batch, bucket)
     arrays = {name: torch.from_numpy(array).to(DEVICE) for name, array in meta.arrays.items()}
     extra = (bucket.num_tokens if bucket else len(step.q)) - len(step.q)
@@ -250,7 +255,7 @@ def test_padding_writes_into_no_block_of_others() -> None:
 def test_a_prompt_attended_as_a_whole_sees_its_keys_as_they_come() -> None:
     spec = spec_of("fp8", heads=(2, 1), dim=16)
     step = make_step(spec, [40], [0], "e4m3fn", 0.0)
-    out = run(spec, step)
+    out = run(spec, step, whole_from=40)
     attend = torch.nn.functional.scaled_dot_product_attention
     parts = (x.double().transpose(0, 1)[None] for x in (step.q, step.k, step.v))
     wanted = attend(*parts, is_causal=True, scale=spec.scale, enable_gqa=True)[0].transpose(0, 1)
