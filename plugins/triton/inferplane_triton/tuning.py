@@ -109,7 +109,13 @@ class DrawTuning:
     span: int
     """Logits of one program that passes over a row with others."""
     candidates: int
-    """Most elements that are sorted; a row that needs more is searched."""
+    """Most elements that are sorted."""
+    bins: int
+    """Parts into which what is left of a row is divided."""
+    weighed: int
+    """Logits that are weighed at once, at every depth."""
+    weighed_unrolled: int
+    """Times as many that are loaded before a program waits."""
     searched: int
     """Logits that a search takes at once."""
     unrolled: int
@@ -263,10 +269,10 @@ def draw_tuning() -> DrawTuning:
     """
     found = target()
     if found.backend == "interpreter":
-        return DrawTuning(2048, 32, 1024, 2, 4)
+        return DrawTuning(2048, 32, 32, 256, 2, 1024, 2, 4)
     if found.backend == "hip":
-        return DrawTuning(8192, 1024, 1024, 1, 8 if found.arch.startswith("gfx9") else 16)
-    return DrawTuning(8192, 1024, 512, 4, 16)
+        return DrawTuning(8192, 1024, 32, 256, 1, 1024, 1, 8 if found.arch.startswith("gfx9") else 16)
+    return DrawTuning(8192, 1024, 32, 256, 8, 512, 4, 16)
 
 
 def expert_tuning(found: Target, rows: int, itemsize: int) -> ExpertTuning:

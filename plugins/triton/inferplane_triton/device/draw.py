@@ -1,24 +1,24 @@
 """Drawing the token that a sorted draw would draw, without sorting the row.
 
-Elements stand in the order of their keys: scaled logit falling, id rising. A row is weighed at
-eight distances below its best; the nearest elements that may decide (1,024 at most) are gathered
-and only they are sorted. A row whose answer lies elsewhere (a flat distribution, a cut far down) is
-searched by radix: a pass divides the keys that are left by the first digit in which they differ,
-so the digits that all share and those behind the last one cost nothing. Weights are exp(x - best)
-in float64, and no sum depends on the order in which programs run. R rows, V vocabulary, S splits of
-a row.
+Elements stand in the order of their keys: scaled logit falling, id rising. A row asks one to three
+questions in turn, each for a place in that order: where top-k cuts (1), where top-p cuts what that
+leaves (2), where the draw falls in what is kept (3); a cut by min-p is known as a mass. Programs
+weigh their parts of a row down to 16 depths below its best, and the depths between which the answer
+lies are divided into bins and weighed again, twice at most. Then the elements between two
+neighbours are few, and only they are gathered and sorted. Rows that ask for a cut far from the best
+do this a second time, for the draw.
+
+Weights are exp(x - best) in float64, and no sum depends on the order in which programs run. Depths
+are integers of 2^-24, so every kernel agrees on who lies between two of them. R rows, V vocabulary,
+S splits of a row. What is known of a row is 8 numbers of float64: question (0 = nothing is open),
+goal (a rank or a mass), mass that min-p keeps, depth above and depth below what is left, count and
+mass above it, count of it.
 """
 
 import triton
 import triton.language as tl
 
 from inferplane_triton.device.sampling import order_key
-
-
-@triton.jit
-def level_margin(level):
-    """How far below the best level 0..7 reaches: 1/4, 1, 9/4 ... 16, exact in float32."""
-    return (level + 1) * (level + 1) * 0.25
 
 
 @triton.jit
@@ -71,253 +71,298 @@ def load_peak(row_ptr, best, temperature):
 
 
 @triton.jit
-def weigh_rows(logits, bests, temperatures, counts, masses, stride, VOCAB: tl.constexpr,
-               SPAN: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Program (row, split): counts i32[R,S,8] and masses f64[R,S,9] of SPAN logits.
+def depth_below(x, peak):
+    """i32: how far x lies below the best; 2^30 for all that is 64 or more below it."""
+    return tl.minimum((peak - x) * 16777216.0, 1073741824.0).to(tl.int32)
 
-    Entry l is of the elements down to margin l, the ninth mass of all.
+
+@triton.jit
+def level_depths():
+    """i32[16]: 1/4, 3/8, 1/2, 3/4 ... 48; what lies below the last weighs nothing in float64."""
+    level = tl.arange(0, 16)
+    return (2 + (level & 1) << (level >> 1)) * 2097152  # 2 ** 21
+
+
+@triton.jit
+def weigh_span(row_ptr, first, temperature, peak, min_p, above, depths, VOCAB: tl.constexpr,
+               SPAN: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+               BINS: tl.constexpr):  # fmt: skip
+    """(counts i32[BINS], masses f64[BINS], mass that min-p keeps) of SPAN logits from `first`.
+
+    Entry b is of the elements below depth `above` down to depths[b].
     """
+    counts = tl.zeros([BLOCK, BINS], tl.int32)  # threads meet once, not at every block
+    masses, heavy = tl.zeros([BLOCK, BINS], tl.float64), tl.zeros([BLOCK], tl.float64)
+    for begin in range(0, SPAN, BLOCK * UNROLL):
+        for part in tl.static_range(UNROLL):
+            at = first + begin + part * BLOCK + tl.arange(0, BLOCK)
+            x = load_scaled(row_ptr, temperature, at, VOCAB)
+            weight = tl.exp(x.to(tl.float64) - peak.to(tl.float64))
+            heavy += tl.where(weight >= min_p, weight, 0.0)
+            depth = depth_below(x, peak)
+            depth = tl.where(depth > above, depth, 0x7FFFFFFF)
+            inside = depth[:, None] <= depths[None, :]
+            counts += inside.to(tl.int32)
+            masses += tl.where(inside, weight[:, None], 0.0)
+    return tl.sum(counts, axis=0), tl.sum(masses, axis=0), tl.sum(heavy, axis=0)
+
+
+@triton.jit
+def weigh_rows(logits, bests, temperatures, min_ps, counts, masses, heavies, stride,
+               VOCAB: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+               UNROLL: tl.constexpr):  # fmt: skip
+    """Program (row, split) weighs SPAN logits down to the levels: counts i32[R,S,16], masses
+    f64[R,S,16], and f64[R,S] of what min-p keeps."""
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     temperature, best = tl.load(temperatures + row), tl.load(bests + row)
     if (temperature <= 0) | (best < 0):
         return
     row_ptr = logits + row * stride
     peak = load_peak(row_ptr, best, temperature)
-    level = tl.arange(0, 8)
-    count, mass = tl.zeros([8], tl.int32), tl.zeros([8], tl.float64)
-    whole = tl.zeros([BLOCK], tl.float64)
-    for begin in range(0, SPAN, BLOCK):
-        at = split * SPAN + begin + tl.arange(0, BLOCK)
-        x = load_scaled(row_ptr, temperature, at, VOCAB)
-        weight = tl.exp(x.to(tl.float64) - peak.to(tl.float64))
-        whole += weight
-        inside = x[:, None] >= (peak - level_margin(level))[None, :]
-        count += tl.sum(inside.to(tl.int32), axis=0)
-        mass += tl.sum(tl.where(inside, weight[:, None], 0.0), axis=0)
+    min_p = tl.load(min_ps + row).to(tl.float64)
+    count, mass, heavy = weigh_span(
+        row_ptr, split * SPAN, temperature, peak, min_p, -1, level_depths(), VOCAB, SPAN, BLOCK,
+        UNROLL, 16,
+    )  # fmt: skip
     place = row * tl.num_programs(1) + split
-    tl.store(counts + place * 8 + level, count)
-    tl.store(masses + place * 9 + level, mass)
-    tl.store(masses + place * 9 + 8, tl.sum(whole, axis=0))
+    level = tl.arange(0, 16)
+    tl.store(counts + place * 16 + level, count)
+    tl.store(masses + place * 16 + level, mass)
+    tl.store(heavies + place, heavy)
 
 
 @triton.jit
-def find_band(row, counts, masses, top_k, top_p, min_p, uniform, SPLITS: tl.constexpr,
-              SPLIT_PAD: tl.constexpr, MOST: tl.constexpr, VOCAB: tl.constexpr):  # fmt: skip
-    """(level above, level, number, mass above, mass of the row): elements to gather.
+def add_splits(parts, row, SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr, BINS: tl.constexpr):
+    """[BINS]: the sum of a row's splits in [R,S,BINS]."""
+    split, place = tl.arange(0, SPLIT_PAD)[:, None], tl.arange(0, BINS)[None, :]
+    held = (split < SPLITS) & (place >= 0)
+    return tl.sum(tl.load(parts + (row * SPLITS + split) * BINS + place, mask=held, other=0), axis=0)
 
-    They lie from just below margin `level above` (-1 = the best) down to margin `level`; number 0 =
-    no band decides. A row that is cut needs its best elements, another those around its draw.
+
+@triton.jit
+def first_question(row, top_ks, top_ps, seeds, positions, counts, masses, heavies,
+                   SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr):  # fmt: skip
+    """(question, goal, mass that min-p keeps) of a row that is weighed at the levels."""
+    last = tl.arange(0, 16) == 15
+    counts = add_splits(counts, row, SPLITS, SPLIT_PAD, 16)
+    masses = add_splits(masses, row, SPLITS, SPLIT_PAD, 16)
+    whole = tl.sum(tl.where(last, masses, 0.0), axis=0)
+    heavy = tl.sum(add_splits(heavies, row, SPLITS, SPLIT_PAD, 1), axis=0)
+    top_k, top_p = tl.load(top_ks + row), tl.load(top_ps + row)
+    uniform = philox_uniform(tl.load(seeds + row), tl.load(positions + row))
+    limited = (top_k > 0) & (top_k < tl.sum(tl.where(last, counts, 0), axis=0))
+    question = tl.where(limited, 1, tl.where(top_p < 1.0, 2, 3))
+    goal = tl.where(top_p < 1.0, top_p.to(tl.float64) * whole, uniform * heavy)
+    goal = tl.where(limited, top_k.to(tl.float64), goal)
+    return question, goal, heavy
+
+
+@triton.jit
+def narrow(question, goal, above, count_above, mass_above, depths, counts, masses,
+           BINS: tl.constexpr, MOST: tl.constexpr):  # fmt: skip
+    """(depth above, depth below, count above, mass above, count) of the bin with the answer; of
+    all from the best down to it where those are few."""
+    place = tl.arange(0, BINS)
+    counts, masses = counts.to(tl.float64) + count_above, masses + mass_above
+    reached = tl.where(question == 1, counts, masses)
+    enough = (reached > goal) | ((reached == goal) & (question != 3))
+    # the last one holds what rounding keeps from being enough
+    chosen = tl.min(tl.where(enough, place, BINS - 1), axis=0)
+    below = tl.sum(tl.where(place == chosen, depths, 0), axis=0)
+    count = tl.sum(tl.where(place == chosen, counts, 0.0), axis=0)
+    before = place == tl.where(count <= MOST, -1, chosen - 1)
+    above = tl.where(chosen > 0, tl.sum(tl.where(before, depths, 0), axis=0), above)
+    above = tl.where(count <= MOST, -1, above)
+    kept = tl.where((chosen > 0) | (count <= MOST), 0.0, 1.0)
+    count_above = count_above * kept + tl.sum(tl.where(before, counts, 0.0), axis=0)
+    mass_above = mass_above * kept + tl.sum(tl.where(before, masses, 0.0), axis=0)
+    return above, below, count_above, mass_above, count - count_above
+
+
+@triton.jit
+def load_known(known, row):
+    """A row's 8 numbers of f64[R,8]; question and depths as i32."""
+    at = known + row * 8
+    question, above, below = tl.load(at), tl.load(at + 3), tl.load(at + 4)
+    return (
+        question.to(tl.int32), tl.load(at + 1), tl.load(at + 2), above.to(tl.int32),
+        below.to(tl.int32), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7),
+    )  # fmt: skip
+
+
+@triton.jit
+def store_known(known, row, question, goal, heavy, above, below, count_above, mass_above, count):
+    """What `load_known` loads."""
+    at = known + row * 8
+    tl.store(at, question)
+    tl.store(at + 1, goal)
+    tl.store(at + 2, heavy)
+    tl.store(at + 3, above)
+    tl.store(at + 4, below)
+    tl.store(at + 5, count_above)
+    tl.store(at + 6, mass_above)
+    tl.store(at + 7, count)
+
+
+@triton.jit
+def bin_depths(above, below, BINS: tl.constexpr):
+    """i32[BINS]: the depths that divide what lies between two."""
+    width = (below - above + BINS - 1) // BINS
+    return tl.minimum(above + width * (tl.arange(0, BINS) + 1), below)
+
+
+@triton.jit
+def refine_rows(logits, bests, temperatures, top_ks, top_ps, seeds, positions, counts, masses,
+                heavies, before, after, bin_counts, bin_masses, cursors, stride,
+                VOCAB: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+                SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr, BINS: tl.constexpr,
+                MOST: tl.constexpr, LEVELS: tl.constexpr, ASK: tl.constexpr):  # fmt: skip
+    """Program (row, split) narrows row by what was weighed, and weighs its part of what is left.
+
+    LEVELS: `counts` and `masses` are of the levels, else of BINS bins. ASK: the row's first
+    question, else that of `before`. Nothing is weighed where MOST elements or fewer are left.
     """
-    split, level = tl.arange(0, SPLIT_PAD)[:, None], tl.arange(0, 8)[None, :]
-    place, held = row * SPLITS + split, (split < SPLITS) & (level >= 0)
-    count = tl.sum(tl.load(counts + place * 8 + level, mask=held, other=0), axis=0)
-    mass = tl.sum(tl.load(masses + place * 9 + level, mask=held, other=0.0), axis=0)
-    one = tl.arange(0, SPLIT_PAD)
-    last = masses + (row * SPLITS + one) * 9 + 8
-    total = tl.sum(tl.load(last, mask=one < SPLITS, other=0.0), axis=0)
-    level = tl.arange(0, 8)
-    if ((top_k > 0) & (top_k < VOCAB)) | (top_p < 1.0) | (min_p > 0.0):
-        above = -1
-        below = tl.sum((count <= MOST).to(tl.int32), axis=0) - 1
-    else:
-        below = tl.sum((mass <= uniform * total).to(tl.int32), axis=0)
-        above = below - 1
-    number = tl.sum(tl.where(level == below, count, 0), axis=0)
-    number -= tl.sum(tl.where(level == above, count, 0), axis=0)
-    start = tl.sum(tl.where(level == above, mass, 0.0), axis=0)
-    return above, below, tl.where(number <= MOST, number, 0), start, total
-
-
-@triton.jit
-def gather_rows(logits, bests, temperatures, top_ks, top_ps, min_ps, seeds, positions, counts,
-                masses, candidates, stride, VOCAB: tl.constexpr, SPAN: tl.constexpr,
-                BLOCK: tl.constexpr, SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr,
-                MOST: tl.constexpr):  # fmt: skip
-    """Program (row, split) stores its part of the band's keys at its place in i64[R,MOST]."""
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     temperature, best = tl.load(temperatures + row), tl.load(bests + row)
-    if (temperature <= 0) | (best < 0):
+    if ASK:
+        asks = (temperature > 0) & (best >= 0)
+    else:
+        asks = tl.load(before + row * 8) > 0
+    if asks == 0:
+        if split == 0:
+            tl.store(after + row * 8, 0.0)
+        return
+    if LEVELS:
+        if ASK:
+            question, goal, heavy = first_question(
+                row, top_ks, top_ps, seeds, positions, counts, masses, heavies, SPLITS, SPLIT_PAD
+            )
+        else:
+            question, goal, heavy, _, _, _, _, _ = load_known(before, row)
+        above, below, count_above, mass_above, count = narrow(
+            question, goal, -1, goal * 0.0, goal * 0.0, level_depths(),
+            add_splits(counts, row, SPLITS, SPLIT_PAD, 16),
+            add_splits(masses, row, SPLITS, SPLIT_PAD, 16), 16, MOST,
+        )  # fmt: skip
+    else:
+        question, goal, heavy, above, below, count_above, mass_above, count = narrow_bins(
+            before, row, counts, masses, SPLITS, SPLIT_PAD, BINS, MOST
+        )
+    if split == 0:
+        store_known(after, row, question, goal, heavy, above, below, count_above, mass_above, count)
+        if LEVELS:
+            tl.store(cursors + row, 0)
+    if count <= MOST:
         return
     row_ptr = logits + row * stride
     peak = load_peak(row_ptr, best, temperature)
-    uniform = philox_uniform(tl.load(seeds + row), tl.load(positions + row))
-    above, below, number, _, _ = find_band(
-        row, counts, masses, tl.load(top_ks + row), tl.load(top_ps + row), tl.load(min_ps + row),
-        uniform, SPLITS, SPLIT_PAD, MOST, VOCAB,
+    found, mass, _ = weigh_span(
+        row_ptr, split * SPAN, temperature, peak, 0.0, above, bin_depths(above, below, BINS),
+        VOCAB, SPAN, BLOCK, UNROLL, BINS,
     )  # fmt: skip
-    if number == 0:
-        return
-    before = tl.arange(0, SPLIT_PAD)
-    earlier = counts + (row * SPLITS + before) * 8
-    place = tl.sum(tl.load(earlier + below, mask=before < split, other=0), axis=0)
-    if above >= 0:
-        place -= tl.sum(tl.load(earlier + above, mask=before < split, other=0), axis=0)
-    for begin in range(0, SPAN, BLOCK):
-        at = split * SPAN + begin + tl.arange(0, BLOCK)
-        x = load_scaled(row_ptr, temperature, at, VOCAB)
-        kept = x >= peak - level_margin(below)
-        if above >= 0:
-            kept = kept & (x < peak - level_margin(above))
-        found = kept.to(tl.int32)
-        offset = place + tl.cumsum(found, axis=0) - found
-        key = element_key(x, at).to(tl.int64, bitcast=True)
-        tl.store(candidates + row * MOST + offset, key, mask=kept & (offset < MOST))
-        place += tl.sum(found, axis=0)
+    place = (row * SPLITS + split) * BINS + tl.arange(0, BINS)
+    tl.store(bin_counts + place, found)
+    tl.store(bin_masses + place, mass)
 
 
 @triton.jit
-def draw_rows(logits, ids, temperatures, top_ks, top_ps, min_ps, seeds, positions, counts, masses,
-              candidates, stride, VOCAB: tl.constexpr, SPLITS: tl.constexpr,
-              SPLIT_PAD: tl.constexpr, MOST: tl.constexpr):  # fmt: skip
-    """Program r draws row r from its candidates, or stores -2; greedy rows keep theirs."""
-    row = tl.program_id(0).to(tl.int64)
-    temperature, best = tl.load(temperatures + row), tl.load(ids + row)
-    if (temperature <= 0) | (best < 0):
+def narrow_bins(known, row, counts, masses, SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr,
+                BINS: tl.constexpr, MOST: tl.constexpr):  # fmt: skip
+    """What is known of a row after its bins were weighed; as before where they were not."""
+    question, goal, heavy, above, below, count_above, mass_above, count = load_known(known, row)
+    if count > MOST:
+        above, below, count_above, mass_above, count = narrow(
+            question, goal, above, count_above, mass_above, bin_depths(above, below, BINS),
+            add_splits(counts, row, SPLITS, SPLIT_PAD, BINS),
+            add_splits(masses, row, SPLITS, SPLIT_PAD, BINS), BINS, MOST,
+        )  # fmt: skip
+    return question, goal, heavy, above, below, count_above, mass_above, count
+
+
+@triton.jit
+def gather_rows(logits, bests, temperatures, counts, masses, before, after, cursors, candidates,
+                stride, VOCAB: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+                SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr, BINS: tl.constexpr,
+                MOST: tl.constexpr):  # fmt: skip
+    """Program (row, split) adds its part of what is left to the row's keys i64[R,MOST].
+
+    They come in any order, for they are sorted.
+    """
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    if tl.load(before + row * 8) == 0:
+        if split == 0:
+            tl.store(after + row * 8, 0.0)
         return
-    peak = load_peak(logits + row * stride, best, temperature)
-    top_k = tl.load(top_ks + row)
-    top_p, min_p = tl.load(top_ps + row).to(tl.float64), tl.load(min_ps + row).to(tl.float64)
+    question, goal, heavy, above, below, count_above, mass_above, count = narrow_bins(
+        before, row, counts, masses, SPLITS, SPLIT_PAD, BINS, MOST
+    )
+    if split == 0:
+        store_known(after, row, question, goal, heavy, above, below, count_above, mass_above, count)
+    if count > MOST:
+        return
+    temperature, row_ptr = tl.load(temperatures + row), logits + row * stride
+    peak = load_peak(row_ptr, tl.load(bests + row), temperature)
+    for begin in range(0, SPAN, BLOCK):
+        at = split * SPAN + begin + tl.arange(0, BLOCK)
+        x = load_scaled(row_ptr, temperature, at, VOCAB)
+        depth = depth_below(x, peak)
+        kept = (depth > above) & (depth <= below)
+        found = kept.to(tl.int32)
+        number = tl.sum(found, axis=0)
+        if number > 0:
+            place = tl.atomic_add(cursors + row, number)
+            key = element_key(x, at).to(tl.int64, bitcast=True)
+            offset = place + tl.cumsum(found, axis=0) - found
+            tl.store(candidates + row * MOST + offset, key, mask=kept & (offset < MOST))
+
+
+@triton.jit
+def settle_rows(logits, ids, bests, temperatures, top_ks, top_ps, min_ps, seeds, positions, known,
+                later, candidates, stride, VOCAB: tl.constexpr, MOST: tl.constexpr):  # fmt: skip
+    """Program r answers row r's question by its candidates: the id that is drawn, or -2 and in
+    `later` f64[R,8] the next question, if a cut lies far from the best. Other rows keep theirs."""
+    row = tl.program_id(0).to(tl.int64)
+    question, goal, heavy, _, _, count_above, mass_above, count = load_known(known, row)
+    tl.store(later + row * 8, 0.0)
+    if question == 0:
+        return
+    tl.store(ids + row, -2)
+    if count > MOST:
+        return
+    peak = load_peak(logits + row * stride, tl.load(bests + row), tl.load(temperatures + row))
+    top_k, top_p = tl.load(top_ks + row), tl.load(top_ps + row).to(tl.float64)
+    min_p = tl.load(min_ps + row).to(tl.float64)
     uniform = philox_uniform(tl.load(seeds + row), tl.load(positions + row))
-    above, below, count, start, total = find_band(
-        row, counts, masses, top_k, tl.load(top_ps + row), tl.load(min_ps + row), uniform,
-        SPLITS, SPLIT_PAD, MOST, VOCAB,
-    )  # fmt: skip
     at = tl.arange(0, MOST)
     held = tl.load(candidates + row * MOST + at, mask=at < count, other=0)
     # signed order of flipped top bits is unsigned order
     key = tl.sort(held ^ (-(2**63)), descending=True) ^ (-(2**63))
     key = key.to(tl.uint64, bitcast=True)
     weight = tl.exp(key_value(key).to(tl.float64) - peak.to(tl.float64))
-    limited = (top_k > 0) & (top_k < VOCAB)
-    cut = limited & (top_k <= count)
-    weight = tl.where((at < count) & ((at < top_k) | (top_k <= 0)), weight, 0.0)
-    total = tl.where(cut, tl.sum(weight, axis=0), total)
-    # closed: whatever may be drawn is a candidate
-    closed = cut | (start + tl.sum(weight, axis=0) >= total)
-    if top_p < 1.0:
-        sums = tl.cumsum(weight, axis=0)
-        closed = closed | (tl.max(sums, axis=0) >= top_p * total)
-        weight = tl.where((sums - weight < top_p * total) | (at == 0), weight, 0.0)
-    if min_p > 0.0:
-        # what lies below the band weighs less than this
-        closed = closed | (min_p > tl.exp(-level_margin(below).to(tl.float64)) * 1.000001)
-        weight = tl.where(weight >= min_p, weight, 0.0)
-    sums = start + tl.cumsum(weight, axis=0)
+    weight = tl.where(at < count, weight, 0.0)
+    rank = at + count_above
+    if question == 1:
+        weight = tl.where(rank < top_k, weight, 0.0)
+        goal = top_p * (mass_above + tl.sum(weight, axis=0))
+    begins_best = count_above == 0
+    cuts = ((question == 1) & begins_best & (top_p < 1.0)) | (question == 2)
+    sums = mass_above + tl.cumsum(weight, axis=0)
+    answered = (question != 2) | (tl.max(sums, axis=0) >= goal)
+    if cuts:
+        weight = tl.where((sums - weight < goal) | (rank == 0), weight, 0.0)
+    whole = mass_above + tl.sum(weight, axis=0)
+    if (question != 3) & (begins_best == 0):
+        if answered:
+            drawn = (question == 2) | (top_p >= 1.0)
+            tl.store(later + row * 8, tl.where(drawn, 3.0, 2.0))
+            goal = tl.where(drawn, uniform * tl.minimum(whole, heavy), goal)
+            tl.store(later + row * 8 + 1, goal)
+            tl.store(later + row * 8 + 2, heavy)
+        return
+    weight = tl.where(weight >= min_p, weight, 0.0)
+    sums = mass_above + tl.cumsum(weight, axis=0)
     reached = tl.max(sums, axis=0)
-    goal = uniform * tl.where(closed, reached, total)
-    decided = (count > 0) & (cut | (limited == 0)) & (reached > goal)
-    decided = decided & (closed | ((top_p >= 1.0) & (min_p <= 0.0)))
+    goal = tl.where(question == 3, goal, uniform * reached)
     chosen = tl.max(tl.where((sums > goal) & (weight > 0.0), key, 0), axis=0)
     token = (0xFFFFFFFF - (chosen & 0xFFFFFFFF)).to(tl.int32)
-    tl.store(ids + row, tl.where(decided, token, -2))
-
-
-@triton.jit
-def bound_keys(row_ptr, temperature, cut, top, VOCAB: tl.constexpr, BLOCK: tl.constexpr,
-               UNROLL: tl.constexpr):  # fmt: skip
-    """(least, largest) key of a row from `cut` to `top`; there is one."""
-    least = tl.full([BLOCK], 0xFFFFFFFFFFFFFFFF, tl.uint64)
-    largest = tl.zeros([BLOCK], tl.uint64)
-    for begin in range(0, VOCAB, BLOCK * UNROLL):
-        for part in tl.static_range(UNROLL):
-            at = begin + part * BLOCK + tl.arange(0, BLOCK)
-            key = element_key(load_scaled(row_ptr, temperature, at, VOCAB), at)
-            counts = (key >= cut) & (key <= top) & (at < VOCAB)
-            least = tl.where(counts & (key < least), key, least)
-            largest = tl.where(counts & (key > largest), key, largest)
-    return tl.min(least, axis=0), tl.max(largest, axis=0)
-
-
-@triton.jit
-def lightest_key(row_ptr, temperature, peak, min_p, VOCAB: tl.constexpr, BLOCK: tl.constexpr):
-    """The least key of a row whose element weighs `min_p` or more; the best does."""
-    least = tl.full([BLOCK], 0xFFFFFFFFFFFFFFFF, tl.uint64)
-    for begin in range(0, VOCAB, BLOCK):
-        at = begin + tl.arange(0, BLOCK)
-        x = load_scaled(row_ptr, temperature, at, VOCAB)
-        key, weight = element_key(x, at), tl.exp(x.to(tl.float64) - peak.to(tl.float64))
-        least = tl.where((at < VOCAB) & (weight >= min_p) & (key < least), key, least)
-    return tl.min(least, axis=0)
-
-
-@triton.jit
-def differing_digit(low, high):
-    """Bits to the right of the first hexadecimal digit in which two keys differ; they do."""
-    unlike = low ^ high
-    lone = unlike ^ (
-        unlike & (unlike >> 1)
-    )  # keeps the first bit and lets no rounding carry into it
-    exponent = (lone.to(tl.float64).to(tl.uint64, bitcast=True) >> 52) - 1023
-    return exponent & 0xFFFFFFFFFFFFFFFC
-
-
-@triton.jit
-def search_key(row_ptr, temperature, peak, number, share, cut, exceeds, VOCAB: tl.constexpr,
-               BLOCK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
-    """The largest key down to which weight reaches (or `exceeds`) `share` of the whole weight.
-
-    With `number` > 0: down to which so many elements lie. Only elements with keys from `cut`
-    count. Each pass divides what is left by the first digit in which its least and largest key
-    differ.
-    """
-    digit = tl.arange(0, 16)
-    top, above = cut | 0xFFFFFFFFFFFFFFFF, share * 0.0
-    goal = tl.where(number > 0, number.to(tl.float64), -1.0)
-    cut, top = bound_keys(row_ptr, temperature, cut, top, VOCAB, BLOCK, UNROLL)
-    while cut < top:
-        shift = differing_digit(cut, top)
-        parts = tl.zeros([BLOCK, 16], tl.float64)  # threads meet once a pass, not at every block
-        for begin in range(0, VOCAB, BLOCK * UNROLL):
-            for part in tl.static_range(UNROLL):
-                at = begin + part * BLOCK + tl.arange(0, BLOCK)
-                x = load_scaled(row_ptr, temperature, at, VOCAB)
-                key, weight = element_key(x, at), tl.exp(x.to(tl.float64) - peak.to(tl.float64))
-                weight = tl.where(number > 0, 1.0, weight)
-                counts = (key >= cut) & (key <= top)
-                mine = tl.where(counts, (key >> shift & 15).to(tl.int32), 16)
-                parts += tl.where(mine[:, None] == digit[None, :], weight[:, None], 0.0)
-        found = tl.sum(parts, axis=0)
-        whole = share * tl.sum(found, axis=0)
-        whole = tl.where(exceeds, whole, tl.maximum(whole, 1e-300))  # one is kept in any case
-        goal = tl.where(goal < 0, whole, goal)  # of the first pass, which sees every element
-        reached = above + tl.cumsum(found, axis=0, reverse=True)
-        enough = (reached > goal) | ((reached == goal) & (exceeds == 0))
-        enough = enough & (found > 0)  # sums that are rounded otherwise choose no empty digit
-        lowest = (cut >> shift & 15).to(tl.int32)  # holds what rounding keeps from being enough
-        chosen = tl.max(tl.where(enough, digit, lowest), axis=0)
-        above = tl.sum(tl.where(digit == chosen, reached - found, 0.0), axis=0)
-        cut = (cut >> shift & 0xFFFFFFFFFFFFFFF0 | chosen.to(tl.uint64)) << shift
-        top = cut | (1 << shift) - 1
-        cut, top = bound_keys(row_ptr, temperature, cut, top, VOCAB, BLOCK, UNROLL)
-    return cut
-
-
-@triton.jit
-def search_rows(logits, ids, bests, temperatures, top_ks, top_ps, min_ps, seeds, positions, stride,
-                VOCAB: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
-    """Program r decides row r if `draw_rows` could not; `bests` holds each row's best id.
-
-    Three searches in turn, each among what the last one left: top-k, top-p, the draw.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    if tl.load(ids + row) != -2:
-        return
-    temperature = tl.load(temperatures + row)
-    row_ptr = logits + row * stride
-    peak = load_peak(row_ptr, tl.load(bests + row), temperature)
-    cut = (row * 0).to(tl.uint64)
-    for turn in range(3):
-        top_k, share = tl.load(top_ks + row), tl.load(top_ps + row).to(tl.float64)
-        needed = ((turn == 1) & (share < 1.0)) | ((turn == 0) & (top_k > 0) & (top_k < VOCAB))
-        if turn == 2:
-            needed = turn == 2
-            share = philox_uniform(tl.load(seeds + row), tl.load(positions + row))
-            min_p = tl.load(min_ps + row).to(tl.float64)
-            if min_p > 0:
-                lightest = lightest_key(row_ptr, temperature, peak, min_p, VOCAB, BLOCK)
-                cut = tl.where(cut > lightest, cut, lightest)
-        if needed:
-            number = tl.where(turn == 0, top_k, 0)
-            cut = search_key(row_ptr, temperature, peak, number, share, cut, turn == 2, VOCAB,
-                             BLOCK, UNROLL)  # fmt: skip
-    tl.store(ids + row, (0xFFFFFFFF - (cut & 0xFFFFFFFF)).to(tl.int32))
+    tl.store(ids + row, tl.where(answered & (reached > goal), token, -2))
