@@ -79,7 +79,7 @@ class Cuda(TorchGpu):
         )
         return replace(
             shared,
-            prefer={**shared.prefer, "attention": ("cuda", "triton")},
+            prefer={**shared.prefer, "attention": ("coded", "cuda", "triton")},
             options={**shared.options, "memory": _MEMORY, "one_kernel": _ONE_KERNEL},
         )
 

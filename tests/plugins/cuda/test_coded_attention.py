@@ -86,6 +86,7 @@ def test_decodes_are_those_of_float64_and_codes_those_of_the_core(
 
     from inferplane.execution.torch_kv_store import PagedKV
 
+    monkeypatch.setattr("inferplane_cuda.attention.coded._FEW", 0)
     torch.manual_seed(len(contexts))
     case = make_case(
         heads, [1] * len(contexts), contexts, dim=dim, kv_dtype=kv_dtype, backend=CodedAttention

@@ -1,4 +1,4 @@
-"""Paged attention whose decodes read a cache in 8 bits by `coded.cu`, where it is asked for."""
+"""Paged attention whose decodes read a cache in 8 bits by `coded.cu`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _LOG2_E = 1.4426950408889634
 _TILE = 16
 _SIZES = (64, 128)
 _MOST_MEMBERS = 8
+_FEW = 8
+"""Sequences up to which Triton's kernel, whose blocks are smaller, is as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,7 @@ class CodedVariant:
 
 
 class CodedAttention(PagedAttention):
-    """Triton's kernels, but for one new token a sequence: these codes are widened by the lane that
-    brought them."""
+    """Triton's kernels, but for one new token of each of many sequences."""
 
     @classmethod
     def supports(cls, spec: AttentionSpec, caps: Capabilities) -> Reasons:
@@ -84,6 +85,9 @@ class CodedAttention(PagedAttention):
         out: Tensor,
         sinks: Tensor | None,
     ) -> None:
+        if plan.num_decodes <= _FEW:
+            super()._run_decode(plan, meta, new, cache, out, sinks)
+            return
         q, k, v = new
         variant = self._variant(cache, k is not None)
         items, tables = meta.arrays["items"], meta.arrays["tables"]

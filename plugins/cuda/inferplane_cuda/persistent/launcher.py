@@ -87,6 +87,8 @@ class Launcher:
         self._generation = int(facts.major)
         self._counters = torch.zeros(2, dtype=torch.int32, device=device)
         self._lists: list[tuple[Tensor, Tensor]] = []
+        self.rounds = False
+        """Whether a list rounded the inputs of its matrices to 8 bits."""
         self._next = 0
         self._late: list[tuple[Tensor, list[list[int]]]] = []
 
@@ -110,6 +112,7 @@ class Launcher:
         """Enqueue one walk over `rows`, which leave `left` words for each other. Raises
         DeviceError when a captured step differs from the run before it."""
         defined = variant(weights, heads, longest, len(rows), self._shared_bytes, self._generation)
+        self.rounds |= weights.INPUT == 1
         if defined["DEPTH"] < 2:
             raise DeviceError(f"{len(rows)} instructions over rows of {longest} do not fit on-chip")
         program = _program(tuple(defined.items()))
