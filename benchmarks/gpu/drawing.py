@@ -23,6 +23,8 @@ _KINDS: dict[str, tuple[float, float, int, float, float]] = {
     "min-p 0.05": (3.0, 1.0, 0, 1.0, 0.05),
     "flat, temperature 1": (1.0, 1.0, 0, 1.0, 0.0),
     "flat, top-p 0.95": (1.0, 1.0, 0, 0.95, 0.0),
+    "flat, top-k 20": (1.0, 1.0, 20, 1.0, 0.0),
+    "flat, top-k 5000": (1.0, 1.0, 5000, 1.0, 0.0),
 }
 """Spread of the logits, then temperature, top-k, top-p, min-p."""
 

@@ -271,7 +271,9 @@ def draw_tuning() -> DrawTuning:
     if found.backend == "interpreter":
         return DrawTuning(2048, 32, 32, 256, 2, 1024, 2, 4)
     if found.backend == "hip":
-        return DrawTuning(8192, 1024, 32, 256, 1, 1024, 1, 8 if found.arch.startswith("gfx9") else 16)
+        return DrawTuning(
+            8192, 1024, 32, 256, 1, 1024, 1, 8 if found.arch.startswith("gfx9") else 16
+        )
     return DrawTuning(8192, 1024, 32, 256, 8, 512, 4, 16)
 
 

@@ -90,17 +90,21 @@ TILED = {
     "UPCAST": False,
 }  # fmt: skip
 CODES = {"scale_ptr": "*fp32", "offset_ptr": "*fp32", "given_ptr": "*fp32", "words_ptr": "*i32"}
+WEIGHED = {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 256, "UNROLL": 8}
 DRAWN_FROM = {
-    "VOCAB": 151936, "SPLITS": 19, "SPLIT_PAD": 32, "MOST": 1024,
+    "VOCAB": 151936, "SPAN": 8192, "SPLITS": 19, "SPLIT_PAD": 32, "BINS": 32, "MOST": 1024,
 }  # fmt: skip
+NEAR = {name: DRAWN_FROM[name] for name in ("VOCAB", "SPLITS", "SPLIT_PAD", "MOST")}
 DRAWN = {name: "*fp32" for name in ("logits", "temperatures", "top_ps", "min_ps")}
-DRAWN |= {name: "*i32" for name in ("ids", "bests", "top_ks", "counts")}
-DRAWN |= {name: "*i64" for name in ("seeds", "positions", "candidates")} | {"masses": "*fp64"}
+DRAWN |= {name: "*i32" for name in ("ids", "bests", "top_ks", "counts", "bin_counts", "cursors")}
+DRAWN |= {name: "*i64" for name in ("seeds", "positions", "candidates")}
+DRAWN |= {name: "*fp64" for name in ("masses", "bin_masses", "heavies")}
+DRAWN |= {name: "*fp64" for name in ("before", "after", "known", "later")}
 CODED = {"K_BLOCK": 16640, "V_BLOCK": 16640, "K_STATIC": False, "V_STATIC": True}
 CACHED = {name: "*i8" for name in ("k_cache", "v_cache")}
 PARTS = ("sm_80", "sm_90", "gfx942", "gfx950", "gfx1100", "gfx1201")
 AMD = ("gfx942", "gfx950", "gfx1100", "gfx1201")
-FIVE = ("sm_90", *AMD)
+DRAWING = ("sm_80", "sm_90", "sm_100", *AMD)
 OWN_FP8 = ("sm_90", "sm_100", "gfx950", "gfx1201")
 """Parts that convert to e4m3fn and from it themselves."""
 LOGITS = {name: "*fp32" for name in ("logits", "out", "values", "counts", "penalties")}
@@ -292,14 +296,30 @@ CASES = {
     "argmax": Case(
         "sampling:argmax_rows", {"SPLITS": 19, "BLOCK": 32}, {"parts": "*i64", "out": "*i32"}
     ),
-    "draw, weighing": Case(
-        "draw:weigh_rows", {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 512}, DRAWN,
-        only=FIVE,
+    "near draw, weighing": Case(
+        "near:weigh_near", {"VOCAB": 151936, "SPAN": 8192, "BLOCK": 512}, DRAWN, only=DRAWING,
     ),
+    "near draw, gathering": Case(
+        "near:gather_near", {**NEAR, "SPAN": 8192, "BLOCK": 2048}, DRAWN,
+        options={"num_warps": 8}, only=DRAWING,
+    ),
+    "near draw": Case("near:draw_near", NEAR, DRAWN, only=DRAWING),
+    "draw, weighing": Case(
+        "draw:weigh_rows", WEIGHED, DRAWN, options={"num_warps": 8},
+        small_constants={"UNROLL": 1}, only=DRAWING,
+    ),
+    **{
+        f"draw, refining, {kind}": Case(
+            "draw:refine_rows", {**WEIGHED, **DRAWN_FROM, "LEVELS": levels, "ASK": ask}, DRAWN,
+            options={"num_warps": 8}, small_constants={"UNROLL": 1}, only=DRAWING,
+        )
+        for kind, levels, ask in (
+            ("first", True, True), ("again", True, False), ("bins", False, False),
+        )
+    },
     "draw, gathering": Case(
-        "draw:gather_rows", {**DRAWN_FROM, "SPAN": 8192, "BLOCK": 2048}, DRAWN,
-        options={"num_warps": 8},
-        only=FIVE,
+        "draw:gather_rows", {**DRAWN_FROM, "BLOCK": 2048}, DRAWN, options={"num_warps": 8},
+        only=DRAWING,
     ),
     "experts, sorting": Case("experts:sort_pairs", {"BLOCK": 1024}, ROUTED),
     "experts, few rows": Case(
@@ -320,11 +340,11 @@ CASES = {
     "experts, summing": Case(
         "experts:sum_experts", {"CHOICES": 8, "SIZE": 2048, "BLOCK": 1024}, ROUTED
     ),
-    "draw": Case("draw:draw_rows", DRAWN_FROM, DRAWN, only=FIVE),
+    "draw, settling": Case("draw:settle_rows", DRAWN_FROM, DRAWN, only=DRAWING),
     "draw, searching": Case(
-        "draw:search_rows", {"VOCAB": 151936, "BLOCK": 512, "UNROLL": 4}, DRAWN,
+        "search:search_rows", {"VOCAB": 151936, "BLOCK": 512, "UNROLL": 4}, DRAWN,
         options={"num_warps": 16}, small_constants={"BLOCK": 1024, "UNROLL": 1},
-        only=FIVE,
+        only=DRAWING,
     ),
     "masked logits": Case(
         "logits:copy_masked", {"VOCAB": 151936, "MASKED": True, "BLOCK": 2048}, LOGITS

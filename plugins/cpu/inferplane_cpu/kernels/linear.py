@@ -36,7 +36,8 @@ def _packed(w: Tensor) -> Tensor | None:
     try:
         packed: Tensor | None = w._cpu_packed  # type: ignore[attr-defined]
     except AttributeError:
-        small = w.nbytes <= _MOST_PACKED_BYTES and torch._C._has_mkldnn
-        packed = torch.ops.mkldnn._reorder_linear_weight(w.contiguous()) if small else None
+        packs = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fits = packs and w.nbytes <= _MOST_PACKED_BYTES
+        packed = torch.ops.mkldnn._reorder_linear_weight(w.contiguous()) if fits else None
         w._cpu_packed = packed  # type: ignore[attr-defined]
     return packed

@@ -91,8 +91,9 @@ def weigh_span(row_ptr, first, temperature, peak, min_p, above, depths, VOCAB: t
 
     Entry b is of the elements below depth `above` down to depths[b].
     """
-    counts = tl.zeros([BLOCK, BINS], tl.int32)  # threads meet once, not at every block
-    masses, heavy = tl.zeros([BLOCK, BINS], tl.float64), tl.zeros([BLOCK], tl.float64)
+    # a thread holds all bins of its logits: threads meet once, not at every block
+    counts, masses = tl.zeros([BINS, BLOCK], tl.int32), tl.zeros([BINS, BLOCK], tl.float64)
+    heavy = tl.zeros([BLOCK], tl.float64)
     for begin in range(0, SPAN, BLOCK * UNROLL):
         for part in tl.static_range(UNROLL):
             at = first + begin + part * BLOCK + tl.arange(0, BLOCK)
@@ -101,10 +102,10 @@ def weigh_span(row_ptr, first, temperature, peak, min_p, above, depths, VOCAB: t
             heavy += tl.where(weight >= min_p, weight, 0.0)
             depth = depth_below(x, peak)
             depth = tl.where(depth > above, depth, 0x7FFFFFFF)
-            inside = depth[:, None] <= depths[None, :]
+            inside = depth[None, :] <= depths[:, None]
             counts += inside.to(tl.int32)
-            masses += tl.where(inside, weight[:, None], 0.0)
-    return tl.sum(counts, axis=0), tl.sum(masses, axis=0), tl.sum(heavy, axis=0)
+            masses += tl.where(inside, weight[None, :], 0.0)
+    return tl.sum(counts, axis=1), tl.sum(masses, axis=1), tl.sum(heavy, axis=0)
 
 
 @triton.jit
@@ -136,7 +137,9 @@ def add_splits(parts, row, SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr, BINS: 
     """[BINS]: the sum of a row's splits in [R,S,BINS]."""
     split, place = tl.arange(0, SPLIT_PAD)[:, None], tl.arange(0, BINS)[None, :]
     held = (split < SPLITS) & (place >= 0)
-    return tl.sum(tl.load(parts + (row * SPLITS + split) * BINS + place, mask=held, other=0), axis=0)
+    return tl.sum(
+        tl.load(parts + (row * SPLITS + split) * BINS + place, mask=held, other=0), axis=0
+    )
 
 
 @triton.jit
@@ -224,7 +227,7 @@ def refine_rows(logits, bests, temperatures, top_ks, top_ps, seeds, positions, c
     """
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     temperature, best = tl.load(temperatures + row), tl.load(bests + row)
-    if ASK:
+    if ASK:  # noqa: SIM108 - which of them is decided while compiling
         asks = (temperature > 0) & (best >= 0)
     else:
         asks = tl.load(before + row * 8) > 0

@@ -1,4 +1,7 @@
-"""sample/1: argmax in two launches, draws in six more, or ten where rows are cut; none is sorted."""
+"""sample/1: argmax in two launches, draws by the nearest elements in three; no row is sorted.
+
+Launches for rows that those do not decide end at once where there are none.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ from inferplane.interfaces import Capabilities, Kernel, OpSite, Reasons
 from inferplane.ops.reference.sampling import LogprobTensors, score
 from inferplane.ops.sampling import SamplingTensors
 from inferplane_triton.device.draw import gather_rows, refine_rows, settle_rows, weigh_rows
+from inferplane_triton.device.near import draw_near, gather_near, weigh_near
 from inferplane_triton.device.sampling import argmax_parts, argmax_rows
 from inferplane_triton.device.search import search_rows
 from inferplane_triton.kernels.logits import process
 from inferplane_triton.tuning import draw_tuning
 
-__all__ = ["SAMPLE", "argmax", "decide", "draw", "sample"]
+__all__ = ["SAMPLE", "argmax", "decide", "draw", "near", "sample"]
 
 _BLOCK = 2048
 _SPAN = 4 * _BLOCK
 """Logits of one program."""
 _SCORED = 32
 """Rows whose log-probabilities are taken at once."""
+_WEIGHED = 512
+"""Logits that are weighed at once for the nearest elements."""
 _LEVELS = 16
 """Depths at which a row is weighed first; `device.draw` knows them."""
 
@@ -59,12 +65,40 @@ def argmax(logits: Tensor) -> Tensor:
 def draw(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
     """Ids i32[R]: `best` where a row is greedy or -1, else drawn by temperature, top-k, top-p,
     min-p and one uniform by (seed, position), as the core's reference draws."""
-    ids, tuning = decide(logits, best, sampling), draw_tuning()
+    ids, tuning = near(logits, best, sampling), draw_tuning()
+    left = torch.where(ids == -2, best, -1)
+    ids = torch.where(left < 0, ids, decide(logits, left, sampling))
     search_rows[(logits.shape[0],)](
         logits, ids, best, *_given(sampling), logits.stride(0),
         VOCAB=logits.shape[1], BLOCK=tuning.searched, UNROLL=tuning.unrolled,
         num_warps=tuning.warps,
     )  # fmt: skip
+    return ids
+
+
+def near(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
+    """As `draw`, but -2 where the elements nearest to the best or around the draw do not decide."""
+    rows, vocabulary = logits.shape
+    tuning, device, stride = draw_tuning(), logits.device, logits.stride(0)
+    most, splits = tuning.candidates, int(triton.cdiv(vocabulary, tuning.span))
+    counts = torch.empty((rows, splits, 8), dtype=torch.int32, device=device)
+    masses = torch.empty((rows, splits, 9), dtype=torch.float64, device=device)
+    candidates = torch.empty((rows, most), dtype=torch.int64, device=device)
+    given = _given(sampling)
+    weigh_near[(rows, splits)](
+        logits, best, sampling.temperature, counts, masses, stride,
+        VOCAB=vocabulary, SPAN=tuning.span, BLOCK=_WEIGHED, num_warps=4,
+    )  # fmt: skip
+    sizes = {"VOCAB": vocabulary, "SPLITS": splits, "MOST": most}
+    sizes["SPLIT_PAD"] = int(triton.next_power_of_2(splits))
+    gather_near[(rows, splits)](
+        logits, best, *given, counts, masses, candidates, stride,
+        **sizes, SPAN=tuning.span, BLOCK=_BLOCK, num_warps=8,
+    )  # fmt: skip
+    ids = best.clone()
+    draw_near[(rows,)](
+        logits, ids, *given, counts, masses, candidates, stride, **sizes, num_warps=4
+    )
     return ids
 
 

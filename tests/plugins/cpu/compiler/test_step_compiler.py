@@ -36,6 +36,7 @@ from inferplane_cpu.attention.native import NativeAttention
 from inferplane_cpu.compiler import proof
 from inferplane_cpu.compiler.capture import NotLoweredError, Recording, Symbol
 from inferplane_cpu.compiler.step_compiler import StepCompiler
+from inferplane_cpu.native.library import NATIVE
 from inferplane_cpu.native.machine import Machine
 from inferplane_cpu.native.store import LAYOUT, PanelKVStore
 
@@ -202,7 +203,7 @@ def make(machine: Machine, name: str, dtype: torch.dtype = torch.float32, **chan
     kind, config = MODELS[name]
     config = replace(config, **changes)
     engine = EngineConfig("", max_model_len=MAX_LEN)
-    binder = Binder(kernels(), ("cpu",), Capabilities(), engine)
+    binder = Binder(kernels(), ("cpu",), Capabilities(labels=(NATIVE,)), engine)
     device = WithMachine(machine)
     build = Builder(config, binder, dtype, "cpu", runtime=device)
     model = kind(config, build)

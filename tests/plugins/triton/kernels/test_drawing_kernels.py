@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,7 @@ from inferplane.ops.reference.sampling import sample as reference
 from inferplane.ops.sampling import SamplingTensors
 from inferplane.testing.conformance import sample_cases
 from inferplane_triton.gpu.platform import gpu_capabilities
-from inferplane_triton.kernels.sampling import SAMPLE, sample
+from inferplane_triton.kernels.sampling import SAMPLE, argmax, decide, sample
 
 ROWS, VOCABULARY = 4, 4999
 
@@ -56,22 +56,85 @@ def test_peaked_and_flat_rows_draw_the_reference_token(
     assert ours.tolist() == theirs.tolist()
 
 
-@pytest.mark.parametrize(
-    "fixed",
-    [
-        {"top_k": 0, "top_p": 1.0, "min_p": 0.0},
-        {"top_k": 0, "top_p": 0.95, "min_p": 0.0},
-        {"top_k": 3000, "top_p": 1.0, "min_p": 0.0},
-        {"top_k": 0, "top_p": 1.0, "min_p": 1e-7},
-    ],
-)
-def test_what_the_candidates_cannot_decide_is_searched(
-    fixed: dict[str, float], device: str
-) -> None:
-    logits = torch.randn(ROWS, VOCABULARY, device=device) * 0.2
-    sampling = sampling_of(device, temperature=1.0, **fixed)
+UNCUT = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+FAR = {
+    "no cut": UNCUT,
+    "top-p": {**UNCUT, "top_p": 0.95},
+    "top-p that leaves the best": {**UNCUT, "top_p": 0.0},
+    "top-k": {**UNCUT, "top_k": 3000},
+    "top-k and min-p": {**UNCUT, "top_k": 3000, "min_p": 0.3},
+    "min-p": {**UNCUT, "min_p": 0.2},
+    "min-p that cuts nothing": {**UNCUT, "min_p": 1e-7},
+    "top-p and min-p": {"top_k": 0, "top_p": 0.8, "min_p": 0.01},
+}
+"""Cuts that leave more of a flat row than there may be candidates, and the nearest one."""
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.2])
+@pytest.mark.parametrize("kind", FAR)
+def test_flat_rows_need_no_search(kind: str, spread: float, device: str) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device) * spread
+    sampling = sampling_of(device, temperature=1.0, **FAR[kind])
+    ours, theirs = decide(logits, argmax(logits), sampling), reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_a_step_without_cuts_leaves_out_what_serves_them(device: str) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device)
+    sampling = replace(sampling_of(device, **UNCUT), truncated=False)
+    ours, theirs = decide(logits, argmax(logits), sampling), reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_top_k_of_more_tokens_than_a_mask_leaves_cuts_nothing(device: str) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device)
+    logits[:, torch.randperm(VOCABULARY)[200:].to(device)] = -torch.inf
+    sampling = sampling_of(device, temperature=1.0, **{**UNCUT, "top_k": 300})
+    ours, theirs = decide(logits, argmax(logits), sampling), reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2047, 2048, 6145])
+def test_any_vocabulary_is_drawn_from(vocabulary: int, device: str) -> None:
+    logits = torch.randn(ROWS, vocabulary, device=device)
+    sampling = sampling_of(device, temperature=1.3, **{**UNCUT, "top_p": 0.9})
     ours, theirs = sample(logits, sampling)[0], reference(logits, sampling)[0]
     assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [UNCUT, {**UNCUT, "top_p": 0.7}, {**UNCUT, "top_k": 300}, {**UNCUT, "min_p": 0.5}],
+)
+def test_rows_of_equal_logits_are_searched(fixed: dict[str, float], device: str) -> None:
+    logits = torch.full((ROWS, VOCABULARY), 2.5, device=device)
+    sampling = sampling_of(device, temperature=1.0, **fixed)
+    assert decide(logits, argmax(logits), sampling).tolist() == [-2] * ROWS
+    ours, theirs = sample(logits, sampling)[0], reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_top_p_of_more_than_the_candidates_by_top_k_is_searched(device: str) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device)
+    sampling = sampling_of(device, temperature=1.0, **{**UNCUT, "top_k": 3000, "top_p": 0.9})
+    assert decide(logits, argmax(logits), sampling).tolist() == [-2] * ROWS
+    ours, theirs = sample(logits, sampling)[0], reference(logits, sampling)[0]
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_greedy_rows_keep_their_best_beside_drawn_ones(device: str) -> None:
+    logits = torch.randn(ROWS, VOCABULARY, device=device)
+    logits[1] *= 8
+    sampling = sampling_of(device, **{**UNCUT, "top_p": 0.95})
+    temperature = torch.tensor([0.0, 1.0, 1.0, 0.0], device=device)
+    sampling = replace(sampling, temperature=temperature)
+    best = argmax(logits)
+    best[2] = -1
+    ours = decide(logits, best, sampling)
+    theirs = reference(logits, sampling)[0]
+    theirs[2] = -1
+    assert ours.tolist() == theirs.tolist()
+    assert ours[[0, 3]].tolist() == best[[0, 3]].tolist()
 
 
 def test_bias_masks_and_log_probabilities_are_the_references(device: str) -> None:
