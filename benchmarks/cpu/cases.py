@@ -40,6 +40,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "cache on": {"prefix_cache": True},
     "drafts 3": {"num_drafts": 3},
     "drafts 5": {"num_drafts": 5},
+    "float32": {"dtype": "float32"},
 }
 """What a variant of ours changes."""
 
@@ -102,6 +103,8 @@ CASES: tuple[Case, ...] = (
         targets={"inferplane": (4.0, 6.0)},
     ),
     Case("W7 copy 256 bf16", _repeating, variants=("drafts 3", "drafts 5", "")),
+    replace(_decode("bf16", {}), name="W1 in either type", variants=("", "float32")),
+    replace(_prefill(512), name="W2 in either type", variants=("", "float32")),
     replace(
         _decode("int4", {"llama.cpp": (1.0, 1.2)}),
         name="W1 Qwen3-0.6B shape int4",

@@ -23,10 +23,9 @@ async def main() -> None:
     start = json.loads(sys.stdin.readline())
     settings = ModelSettings(
         model=start["model"],
-        dtype="bfloat16",
         max_model_len=start["max_model_len"],
         max_num_seqs=start["max_num_seqs"],
-        **{"prefix_cache": False, **start.get("settings", {})},
+        **{"dtype": "bfloat16", "prefix_cache": False, **start.get("settings", {})},
     )
     began = time.perf_counter()
     client = EngineClient.launch(launch_settings(settings, Path(start["model"])))

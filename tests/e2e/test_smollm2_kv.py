@@ -62,7 +62,7 @@ def calibrated(
 def write(
     model: Path, folder: Path, more: Mapping[str, torch.Tensor], changes: Mapping[str, object]
 ) -> Path:
-    """The model in bfloat16, with more tensors."""
+    """The model stored in bfloat16, with more tensors."""
     checkpoint = open_checkpoint(model)
     weights = {
         name: tensor.contiguous() for name, tensor in iterate_weights(checkpoint, torch.bfloat16)
@@ -85,9 +85,9 @@ def observed(model: Path, ids: Sequence[int]) -> dict[str, torch.Tensor]:
 
 
 def forced(model: Path, pieces: Sequence[Sequence[int]], kv_dtype: str) -> Array:
-    """The log-probability of each token of the text, by the model in bfloat16."""
+    """The log-probability of each token of the text; in float32 where bfloat16 is not multiplied."""
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
-    settings = {"device": "cpu", "dtype": "bfloat16", "max_model_len": 272, "max_num_seqs": PIECES}
+    settings = {"device": "cpu", "max_model_len": 272, "max_num_seqs": PIECES}
     with LLM(str(model), **settings, kv_dtype=kv_dtype) as llm:
         done = llm.generate([list(piece) for piece in pieces], params)
     return np.array(

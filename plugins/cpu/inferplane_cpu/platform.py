@@ -73,10 +73,12 @@ class Cpu(Platform):
         )
 
     def capabilities(self, probe: Probe, model: ModelShape | None) -> Capabilities:
-        """bfloat16 first where the processor multiplies it, and not at all where it does not."""
-        bf16 = probe.arch in ("amx", "avx512_bf16")
-        dtypes = ("bfloat16", "float32") if bf16 else ("float32",)
+        """bfloat16 first where the processor multiplies it or the native kernels widen it, which
+        read half the bytes; not at all where it would be torch's alone.
+        """
         native = self._is_native()
+        bf16 = native or probe.arch in ("amx", "avx512_bf16")
+        dtypes = ("bfloat16", "float32") if bf16 else ("float32",)
         return Capabilities(
             labels=(NATIVE,) if native else (),
             compute_dtypes=dtypes,

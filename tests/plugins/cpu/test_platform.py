@@ -9,11 +9,13 @@ import pytest
 
 from inferplane.errors import ConfigError
 from inferplane.interfaces import EngineConfig, ModelShape
+from inferplane_cpu.native import library
 from inferplane_cpu.platform import Cpu
 from inferplane_cpu.sizes import parse_bytes
 
 SHAPE = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 16, 100, 512, "bfloat16")
 CONFIG = EngineConfig("model")
+NATIVE = Path(library.__file__).parent
 
 
 def platform(root: Path, flags: str, memory_kib: int = 16 << 20) -> Cpu:
@@ -23,11 +25,16 @@ def platform(root: Path, flags: str, memory_kib: int = 16 << 20) -> Cpu:
     return Cpu(root, frozenset((0, 1)))
 
 
-def test_bfloat16_is_offered_where_the_processor_has_it(tmp_path: Path) -> None:
-    new = platform(tmp_path / "new", "avx2 fma avx512f avx512bw avx512vl avx512_bf16")
-    old = platform(tmp_path / "old", "avx2 fma")
-    assert new.capabilities(new.probe({}), None).compute_dtypes == ("bfloat16", "float32")
-    assert old.capabilities(old.probe({}), None).compute_dtypes == ("float32",)
+def test_bfloat16_is_offered_where_the_processor_or_the_kernels_have_it(tmp_path: Path) -> None:
+    kernels = "avx2 fma f16c"
+    for name, flags, has_it in (
+        ("new", f"{kernels} avx512f avx512bw avx512vl avx512_bf16", True),
+        ("old", kernels, (NATIVE / "libinferplane_cpu_avx2.so").exists()),
+        ("bare", "avx2 fma", False),
+    ):
+        cpu = platform(tmp_path / name, flags)
+        dtypes = cpu.capabilities(cpu.probe({}), None).compute_dtypes
+        assert dtypes == (("bfloat16", "float32") if has_it else ("float32",))
 
 
 def test_the_probe_says_what_it_found(tmp_path: Path) -> None:
