@@ -85,7 +85,7 @@ def observed(model: Path, ids: Sequence[int]) -> dict[str, torch.Tensor]:
 
 
 def forced(model: Path, pieces: Sequence[Sequence[int]], kv_dtype: str) -> Array:
-    """The log-probability of each token of the text; in float32 where bfloat16 is not multiplied."""
+    """The log-probability of each token of the text, by a model computed as the device does."""
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
     settings = {"device": "cpu", "max_model_len": 272, "max_num_seqs": PIECES}
     with LLM(str(model), **settings, kv_dtype=kv_dtype) as llm:

@@ -1,17 +1,10 @@
-"""Decode attention over 8 bits in CUDA C++, run lane by lane on a processor.
-
-The source is the kernel's own; `emulated_block.hpp` stands in for the device's instructions.
-"""
+"""Decode attention over 8 bits in CUDA C++, run lane by lane on a processor."""
 
 from __future__ import annotations
 
-import ctypes
-import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,43 +13,10 @@ from torch import Tensor
 
 from inferplane.execution.quantized_kv import QuantizedKV, QuantizedRows, row_bytes
 from inferplane_cuda.attention.coded import SOURCES, CodedVariant
-from inferplane_cuda.programs import read_source
+from inferplane_cuda.programs import Program
 from inferplane_triton.attention.work import decode_items
 
-COMPILER = shutil.which("g++")
-ENTRY = """
-extern "C" void launch(int columns, int rows, void** p, const int* n) {
-  for (int y = 0; y < rows; ++y)
-    for (int x = 0; x < columns; ++x)
-      run_block(x, y, [&] {
-        attend((u16*)p[0], (u16*)p[1], (u16*)p[2], (u8*)p[3], (u8*)p[4], (u16*)p[5], (u16*)p[6],
-               (u16*)p[7], (u16*)p[8], (u16*)p[9], (float*)p[10], (float*)p[11], (int*)p[12],
-               (int*)p[13], (int*)p[14], n[0], n[1], n[2], n[3], n[4], n[5], n[6]);
-      });
-}
-"""
 PAGE, NUM_BLOCKS = 16, 120
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ctypes.CDLL]:
-    folder = tmp_path_factory.mktemp("emulated")
-
-    def compiled(variant: CodedVariant, eager: bool) -> ctypes.CDLL:
-        kernel = read_source("inferplane_cuda.attention", SOURCES[1:])
-        kernel = kernel.replace("extern __shared__", "extern").replace("__shared__", "static")
-        source = folder / "block.cpp"
-        source.write_text(f'#include "emulated_block.hpp"\n{kernel}\n{ENTRY}')
-        defined = [f"-D{key}={value}" for key, value in asdict(variant).items()]
-        library = folder / f"block{len(list(folder.iterdir()))}.so"
-        command = [str(COMPILER), "-std=c++17", "-O1", "-shared", "-fPIC", "-fpermissive", "-w"]
-        command += [f"-DEAGER={int(eager)}", f"-I{Path(__file__).parent}", *defined]
-        subprocess.run([*command, "-o", str(library), str(source)], check=True)
-        return ctypes.CDLL(str(library))
-
-    return compiled
 
 
 def coded(kind: str, heads: int, dim: int, largest: float) -> QuantizedKV:
@@ -93,7 +53,7 @@ def expected(q: Tensor, kv: QuantizedKV, tables: Tensor, contexts: Sequence[int]
     ],
 )
 def test_every_lane_finds_what_float64_gives(
-    build: Callable[..., ctypes.CDLL],
+    emulated: Callable[..., Program],
     kind: str,
     dtype: torch.dtype,
     heads: tuple[int, int],
@@ -150,10 +110,11 @@ def test_every_lane_finds_what_float64_gives(
             scale, tables.stride(0), q.stride(0), k.stride(0), v.stride(0), keys.codes.stride(0),
             values.codes.stride(0),
         )  # fmt: skip
-        pointers = (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
-        build(variant, eager).launch(
-            kv_heads, len(items), pointers, (ctypes.c_int * len(numbers))(*numbers)
-        )
+        package = "inferplane_cuda.attention"
+        program = emulated(package, SOURCES, asdict(variant), eager=eager)
+        grid = kv_heads, len(items)
+        function, threads = program.function("attend"), 32 * variant.WARPS
+        program.launch(function, grid, threads, (*tensors, *numbers), variant.shared_bytes)
         assert out.isfinite().all()
         assert (out.double() - wanted).norm() / wanted.norm() < 3e-3
         assert not arrivals.any()

@@ -2,8 +2,8 @@
 
 import ctypes
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -24,12 +24,14 @@ from inferplane_cuda.persistent.instructions import (
     Before,
     Heads,
     Kind,
+    Matrix,
     Mode,
     Weights,
 )
-from inferplane_cuda.persistent.launcher import SOURCES, Launcher, variant
+from inferplane_cuda.persistent.launcher import BRINGERS, SOURCES, THREADS, Launcher, variant
 from inferplane_cuda.persistent.tape import AttentionCall, NotTapedError, Tape, tape_for
-from inferplane_cuda.programs import compile_source, compiler_problem, read_source
+from inferplane_cuda.programs import Program, compile_source, compiler_problem, read_source
+from inferplane_cuda.quantization import packing
 from inferplane_triton.attention.work import decode_items
 
 Words: TypeAlias = npt.NDArray[np.uint32]
@@ -80,6 +82,38 @@ class PlainWalker:
                     product = torch.nn.functional.silu(both[:half]) * both[half:]
                 _write(row[8], product.to(dtype))
                 _leave(row, LEFT_OUT, product.to(dtype), self._words)
+
+
+class EmulatedWalker:
+    """Walks by the kernel itself on a processor, lane by lane.
+
+    `own`: with the matrix instructions of Hopper.
+    """
+
+    def __init__(
+        self, make: Callable[..., Program], blocks: int, eager: bool = False, own: bool = True
+    ) -> None:
+        self.blocks = blocks
+        self._make = make
+        self._eager = eager
+        self._own = own
+        self._counters = torch.zeros(2, dtype=torch.int32)
+
+    def begin(self) -> None:
+        """A step begins."""
+
+    def launch(
+        self, rows: Sequence[list[int]], weights: Weights, heads: Heads, longest: int, left: int
+    ) -> None:
+        """As `Launcher` does."""
+        generation = 9 if self._own else 8
+        defined = variant(weights, heads, longest, len(rows), 227 << 10, generation)
+        program = self._make("inferplane_cuda", SOURCES, defined, self._own, self._eager)
+        table = torch.tensor(rows, dtype=torch.int64)
+        words = torch.zeros(max(left, 1), dtype=torch.int32)
+        arguments = (table, self._counters, words, len(rows))
+        grid = self.blocks, 1
+        program.launch(program.function("walk"), grid, THREADS + BRINGERS, arguments)
 
 
 def _before(row: list[int], dtype: torch.dtype, words: Words) -> Tensor:
@@ -190,8 +224,11 @@ class Layer:
     head_norm: bool = False
     dtype: torch.dtype = torch.bfloat16
     device: str = "cpu"
+    scheme: QuantScheme | None = None
+    """Of the matrices; None: 16 bits."""
 
     def __post_init__(self) -> None:
+        self.packed: dict[str, Matrix] = {}
         queries, width = self.kv_heads * self.members, self.kv_heads * self.size
         outputs = queries * self.size + 2 * width
         self.qkv = self._random(outputs, self.hidden, by=self.hidden**-0.5)
@@ -199,6 +236,8 @@ class Layer:
         self.o = self._random(self.hidden, queries * self.size, by=0.05)
         self.up = self._random(2 * self.inner, self.hidden, by=self.hidden**-0.5)
         self.down = self._random(self.hidden, self.inner, by=0.05)
+        if self.scheme is not None:
+            self._quantise(self.scheme)
         self.norms = [1 + self._random(self.hidden).float() / 4 for _ in range(2)]
         self.head_norms = tuple(1 + self._random(self.size).float() / 4 for _ in range(2))
         angles = torch.rand(1, self.pairs, device=self.device) * 6
@@ -220,6 +259,16 @@ class Layer:
     def _random(self, *shape: int, by: float = 1.0) -> Tensor:
         return (torch.randn(*shape, device=self.device) * by).to(self.dtype)
 
+    def _quantise(self, scheme: QuantScheme) -> None:
+        for name in ("qkv", "o", "up", "down"):
+            outputs, inputs = getattr(self, name).shape
+            made = _quantised(scheme, outputs, inputs, self.device)
+            kinds = made.scales / 8, None if made.offsets is None else made.offsets / 8
+            weight = CanonicalWeight(made.values, *kinds)
+            bias = self.bias if name == "qkv" else None
+            self.packed[name] = replace(_packed(weight, scheme), bias=bias)
+            setattr(self, name, dequantize(weight, scheme))
+
     def run(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """By the plugin's ops, which note themselves on a tape."""
         tape = tape_for(x)
@@ -229,7 +278,11 @@ class Layer:
         else:
             normed, residual = ops.add_rms_norm(x, residual, self.norms[0], _EPS)
         counts = [self.kv_heads * self.members, self.kv_heads, self.kv_heads]
-        qkv = ops.linear(normed, self.qkv, self.bias).view(1, -1, self.size)
+        packed = self.packed
+        if packed:
+            qkv = tape.matrix(normed, packed["qkv"]).view(1, -1, self.size)
+        else:
+            qkv = ops.linear(normed, self.qkv, self.bias).view(1, -1, self.size)
         q, k, v = torch.split(qkv, counts, 1)
         if self.head_norm:
             q, k = ops.norm_rotary(q, k, *self.head_norms, _EPS, *self.turn, False)
@@ -242,6 +295,11 @@ class Layer:
         heads = self.kv_heads, self.members, self.size
         scale = self.size**-0.5 * _LOG2_E
         tape.attend(q, k, v, AttentionCall(heads, self.page, scale, len(self.items), pointers))
+        if packed:
+            x = tape.matrix(out, packed["o"])
+            normed, residual = ops.add_rms_norm(x, residual, self.norms[1], _EPS)
+            gated = ops.silu_mul(tape.matrix(normed, packed["up"]))
+            return tape.matrix(gated, packed["down"]), residual
         x, residual = ops.add_norm_linear(
             ops.linear(out, self.o, None), residual, self.norms[1], _EPS, self.up, None
         )
@@ -287,7 +345,7 @@ def _norm(x: Tensor, w: Tensor) -> Tensor:
     return (wide * scale * w).to(x.dtype)
 
 
-def _both(layer: Layer, walker: PlainWalker | Launcher, token: int = 0) -> float:
+def _both(layer: Layer, walker: PlainWalker | EmulatedWalker | Launcher) -> float:
     """How far two layers on a tape are from plain torch, and that the cache holds the same."""
     x = layer._random(1, layer.hidden)
     caches = [cache.clone() for cache in layer.caches]
@@ -377,6 +435,11 @@ SCHEMES = {
     ),
     "int8 by int8": QuantScheme("int8", activation="int8"),
 }
+SMALL_GROUPS = {
+    "hidden": 576, "inner": 320, "members": 3, "kv_heads": 3,
+    "scheme": QuantScheme("int4", 32, offset=True),
+}  # fmt: skip
+"""The default model's shape and scheme, with a smaller gate."""
 _CAPS = Capabilities(compute_dtypes=("bfloat16", "float16"), fp8="e4m3fn")
 
 
@@ -406,6 +469,7 @@ def test_the_walk_compiles(name: str, arch: str) -> None:
     "layer",
     [
         {},
+        SMALL_GROUPS,
         {"dtype": torch.float16, "head_norm": True},
         {"hidden": 4096, "inner": 14336, "kv_heads": 8, "members": 4, "size": 128, "pairs": 64,
          "context": 700},
@@ -423,6 +487,59 @@ def test_the_device_walks_as_torch_computes(layer: dict) -> None:
     for _ in range(3):
         assert _both(made, launcher) < 0.02
     assert launcher.lists == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "blocks", "eager", "own"),
+    [
+        (SMALL_GROUPS, 3, False, True),
+        ({}, 3, False, True),
+        ({"dtype": torch.float16, "head_norm": True}, 2, True, True),
+        ({"members": 8, "size": 128, "pairs": 64, "context": 150}, 2, False, False),
+    ],
+)
+def test_every_lane_walks_as_torch_computes(
+    layer: dict, blocks: int, eager: bool, own: bool, emulated: Callable[..., Program]
+) -> None:
+    torch.manual_seed(3)
+    walker = EmulatedWalker(emulated, blocks, eager, own)
+    assert _both(Layer(**layer), walker) < 0.02
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if SCHEMES[name]])
+def test_every_lane_multiplies_codes_as_float64_does(
+    name: str, emulated: Callable[..., Program]
+) -> None:
+    """Two matrices a launch; inputs that are no whole panels, and more than one."""
+    scheme = SCHEMES[name]
+    assert scheme is not None
+    few = 640 if scheme.group == 128 else 576
+    for (outputs, inputs), eager in (((200, few), True), ((40, 4224), False)):
+        weight = _quantised(scheme, outputs, inputs, "cpu")
+        walker = EmulatedWalker(emulated, 2, eager)
+        x, y = torch.randn(1, inputs).bfloat16(), torch.randn(1, inputs).bfloat16()
+        with Tape(walker) as tape:
+            matrix = _packed(weight, scheme)
+            made = [tape.matrix(row, matrix) for row in (x, y)]
+        exact = dequantize(weight, scheme).double().t()
+        for row, got in zip((x, y), made, strict=True):
+            want = requantize_input(row, scheme, weight.input_scale).double() @ exact
+            assert float((got.double() - want).norm() / want.norm()) < 6e-3, (outputs, inputs)
+
+
+def _packed(weight: CanonicalWeight, scheme: QuantScheme) -> Matrix:
+    """As the kernels lay it down, without their product for many rows."""
+    outputs, inputs = weight.values.shape
+    given = weight.input_scale
+    if scheme.activation:
+        scales = weight.scales.float().flatten().contiguous()
+        return Matrix(_weights(scheme), weight.values, outputs, inputs, scales, given=given)
+    pack = packing.pack_nibbles if scheme.weight == "int4" else packing.pack_bytes
+    kinds = [
+        None if one is None else packing.pack_scales(one, outputs)
+        for one in (weight.scales, weight.offsets)
+    ]
+    return Matrix(_weights(scheme), pack(weight.values), outputs, inputs, *kinds)
 
 
 @needs_card
@@ -461,14 +578,16 @@ class _Device:
     torch_device: str = "cuda"
 
 
-def _quantised(scheme: QuantScheme, outputs: int, inputs: int) -> CanonicalWeight:
+def _quantised(
+    scheme: QuantScheme, outputs: int, inputs: int, device: str = "cuda"
+) -> CanonicalWeight:
     groups = inputs // scheme.group if scheme.group else 1
-    scales = (torch.rand(outputs, groups, device="cuda") + 0.5) / 100
+    scales = (torch.rand(outputs, groups, device=device) + 0.5) / 100
     if scheme.weight == "fp8_e4m3":
-        values = torch.randn(outputs, inputs, device="cuda").to(torch.float8_e4m3fn)
+        values = torch.randn(outputs, inputs, device=device).to(torch.float8_e4m3fn)
     else:
         most = 8 if scheme.weight == "int4" else 128
-        values = torch.randint(-most, most, (outputs, inputs), device="cuda", dtype=torch.int8)
-    offsets = torch.randn(outputs, groups, device="cuda") / 10 if scheme.offset else None
-    given = torch.tensor([0.01], device="cuda") if scheme.activation_scale == "static" else None
+        values = torch.randint(-most, most, (outputs, inputs), device=device, dtype=torch.int8)
+    offsets = torch.randn(outputs, groups, device=device) / 10 if scheme.offset else None
+    given = torch.tensor([0.01], device=device) if scheme.activation_scale == "static" else None
     return CanonicalWeight(values, scales, offsets, None, given)

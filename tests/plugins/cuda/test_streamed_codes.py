@@ -1,13 +1,16 @@
 """The kernels in CUDA C++ compile for each generation and, on a card, give what is right."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
 
 from inferplane.interfaces import CanonicalWeight, Capabilities, LinearSite, QuantScheme
+from inferplane.ops.reference.quantize import quantize_activation
 from inferplane.quantization.reference import dequantize, requantize_input
-from inferplane_cuda.programs import compile_source, compiler_problem, read_source
+from inferplane_cuda.programs import Program, compile_source, compiler_problem, read_source
+from inferplane_cuda.quantization import packing, stream
 
 SCHEMES = {
     "int4 in groups": QuantScheme("int4", 128),
@@ -81,6 +84,62 @@ def test_results_are_those_of_the_reference(name: str, dtype: str) -> None:
             assert error < 6e-3, (name, dtype, outputs, inputs, rows, error)
 
 
+@pytest.mark.parametrize(
+    ("name", "eager"),
+    [
+        *((name, True) for name in SCHEMES if not SCHEMES[name].reordered),
+        ("int4 in small groups with offsets", False),
+        ("fp8 by fp8", False),
+    ],
+)
+def test_every_lane_finds_what_float64_gives(
+    name: str, eager: bool, emulated: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor: two tiles a block, inputs that are no whole rounds of its warps."""
+    scheme, outputs, inputs = SCHEMES[name], 200, 576 if SCHEMES[name].group < 128 else 640
+
+    def program(variant: stream.Variant) -> Program:
+        names = stream.SOURCES
+        return emulated("inferplane_cuda.quantization", names, asdict(variant), eager=eager)
+
+    monkeypatch.setattr(stream, "_program", program)
+    weight = _weight(scheme, outputs, inputs, "cpu")
+    exact = dequantize(weight, scheme).double().t()
+    packed, given = _packed(weight, scheme), weight.input_scale
+    variant = stream.variant_of(scheme, "bfloat16", given is not None)
+    for rows in (1, 9):
+        x = torch.randn(rows, inputs + 64).bfloat16()[:, :inputs]
+        bias = torch.randn(outputs).bfloat16() if rows > 1 else None
+        want = requantize_input(x, scheme, given).double() @ exact
+        if bias is not None:
+            want += bias.double()
+        given_x, chosen = (x, given), variant
+        if scheme.activation == "int8" and rows > 1:
+            given_x, chosen = quantize_activation(x, "int8_token"), replace(variant, INPUT=2)
+        elif scheme.activation and rows > 1:
+            continue  # more rows than are rounded on the way
+        got = stream.stream(
+            chosen, given_x[0], packed, outputs, bias, torch.bfloat16, given_x[1]
+        ).double()
+        assert float((got - want).norm() / want.norm()) < 6e-3, rows
+    if not scheme.activation:
+        wide = stream.widen(variant, packed, outputs, inputs, torch.bfloat16).double()
+        assert float((wide - exact.t()).norm() / exact.norm()) < 6e-3
+
+
+def _packed(weight: CanonicalWeight, scheme: QuantScheme) -> dict[str, torch.Tensor]:
+    """As the kernels lay it down, without their product for many rows."""
+    if scheme.activation:
+        codes = weight.values.contiguous()
+        return {"codes": codes, "scales": weight.scales.float().flatten().contiguous()}
+    pack = packing.pack_nibbles if scheme.weight == "int4" else packing.pack_bytes
+    laid = {"codes": pack(weight.values)}
+    for name, kinds in (("scales", weight.scales), ("offsets", weight.offsets)):
+        if kinds is not None:
+            laid[name] = packing.pack_scales(kinds, len(weight.values))
+    return laid
+
+
 def test_offsets_of_whole_outputs_are_left_to_others() -> None:
     from inferplane_cuda.quantization.kernels import StreamedWeights
 
@@ -92,15 +151,17 @@ def test_offsets_of_whole_outputs_are_left_to_others() -> None:
     )
 
 
-def _weight(scheme: QuantScheme, outputs: int, inputs: int) -> CanonicalWeight:
+def _weight(
+    scheme: QuantScheme, outputs: int, inputs: int, device: str = "cuda"
+) -> CanonicalWeight:
     groups = inputs // scheme.group if scheme.group else 1
-    scales = (torch.rand(outputs, groups, device="cuda") + 0.5) / 100
+    scales = (torch.rand(outputs, groups, device=device) + 0.5) / 100
     if scheme.weight == "fp8_e4m3":
-        values = torch.randn(outputs, inputs, device="cuda").to(torch.float8_e4m3fn)
+        values = torch.randn(outputs, inputs, device=device).to(torch.float8_e4m3fn)
     else:
         most = 8 if scheme.weight == "int4" else 128
-        values = torch.randint(-most, most, (outputs, inputs), device="cuda", dtype=torch.int8)
-    offsets = torch.randn(outputs, groups, device="cuda") / 10 if scheme.offset else None
-    order = torch.randperm(inputs, device="cuda") if scheme.reordered else None
-    given = torch.tensor([0.01], device="cuda") if scheme.activation_scale == "static" else None
+        values = torch.randint(-most, most, (outputs, inputs), device=device, dtype=torch.int8)
+    offsets = torch.randn(outputs, groups, device=device) / 10 if scheme.offset else None
+    order = torch.randperm(inputs, device=device) if scheme.reordered else None
+    given = torch.tensor([0.01], device=device) if scheme.activation_scale == "static" else None
     return CanonicalWeight(values, scales, offsets, order, given)

@@ -6,7 +6,7 @@ struct Own {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
     codes = PACKED ? warp * CHUNKS * LOADS * 512 + lane * 16
                    : place_in(g, warp * (DENSE ? 8 : 4) + t);
-    x = held + 16 * t + (HALVED ? 64 * g : 0);
+    x = held + (STRAIGHT ? 0 : 16 * t) + (HALVED ? 64 * g : 0);
     asm volatile("" : "+r"(codes), "+r"(x));  // once, and not anew for each slot
   }
 };
@@ -224,5 +224,5 @@ walk(const i64* instructions, u32* counters, u32* words, int count) {
       }
     }
   }
-  if (!threadIdx.x && atomicInc(counters + 1, gridDim.x - 1) == gridDim.x - 1) ++counters[0];
+  if (!threadIdx.x && atomicInc(counters + 1, gridDim.x - 1) == gridDim.x - 1) atomicAdd(counters, 1u);
 }

@@ -200,6 +200,7 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
       const auto kind = [&](int m, int part) { return kinds + part * KINDS * 32 + 16 * m; };
       add_chunk<32, MT, true>(codes, kind, row, acc);
     }
+    __syncwarp();  // all have read the scales that others bring anew
     fetch(const_cast<uint4*>(slot));
     slot = slot == slots + (DEPTH - 1) * SLOT ? slots : slot + SLOT;
     column += STRIDE;
