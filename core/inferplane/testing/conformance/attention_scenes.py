@@ -29,6 +29,7 @@ class Scene:
 SCENES = (
     Scene("decode", ((17, 1), (33, 1), (1, 1), (63, 1), (64, 1))),
     Scene("one decode", ((40, 1),)),
+    Scene("many decodes", tuple((3 * n + 1, 1) for n in range(12))),
     Scene("prefill", ((0, 13), (0, 1), (0, 50))),
     Scene("one prefill", ((0, 37),)),
     Scene("chunked", ((16, 9), (5, 20), (64, 3))),
@@ -55,8 +56,11 @@ def specs(caps: Capabilities, block_size: int, dtype: str) -> Iterator[tuple[str
     }
     yield from kinds.items()
     for kv_dtype in caps.kv_dtypes:
-        if kv_dtype not in ("auto", dtype, *KV_KINDS):  # 8 bits: level 3's own test
+        if kv_dtype not in ("auto", dtype):
             yield f"KV {kv_dtype}", replace(base, kv_dtype=kv_dtype)
+        if kv_dtype in KV_KINDS:
+            large = replace(kinds["large heads"], kv_dtype=kv_dtype)
+            yield f"KV {kv_dtype}, large heads", large
 
 
 @dataclass

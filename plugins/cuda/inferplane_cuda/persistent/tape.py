@@ -137,7 +137,17 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode 
             self._reset()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Anything that computes comes after what has been noted."""
+        """Anything that computes comes after what has been noted.
+
+        In inference mode `to`, `reshape` and their like arrive whole, and only what they are made
+        of says whether they copy.
+        """
+        if func.is_view and func._can_decompose():
+            super().__enter__()  # type: ignore[no-untyped-call]
+            try:
+                return func.decompose(*args, **(kwargs or {}))
+            finally:
+                super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if not func.is_view and func not in _ALLOCATIONS:
             self.flush()
         return func(*args, **(kwargs or {}))

@@ -39,8 +39,6 @@ _WIDENED_ROWS = 128
 _SCALED_ROWS = 32
 """Likewise for its product of fp8 by fp8."""
 _FUSED_ROWS = 4
-_WALKED_GROUP = 128
-"""Inputs of int4 that share a scale, from which on a step of one token is one kernel."""
 _GROUPS = (32, 64, 128, 256, 512)
 
 
@@ -51,8 +49,6 @@ class StreamedWeights(QuantKernel):
         self._site = site
         self._bytes = scheme.weight != "int4"
         self._variant = stream.variant_of(scheme, site.dtype)
-        # in a real model of int4 in groups of 32 with offsets the walk left wrong words behind it
-        self._is_walked = self._bytes or (scheme.group >= _WALKED_GROUP and not scheme.offset)
         stream.prepare(self._variant, site.in_features)
 
     @classmethod
@@ -93,7 +89,7 @@ class StreamedWeights(QuantKernel):
             x = x.index_select(1, packed["order"])
         outputs, inputs = self._site.out_features, self._site.in_features
         tape = tape_for(x) if len(x) == 1 and inputs <= longest_row() else None
-        if tape is not None and self._is_walked:
+        if tape is not None:
             return tape.matrix(x, _noted(self._variant, packed, outputs, inputs, bias))
         settle()
         if len(x) > _WIDENED_ROWS:
