@@ -44,6 +44,8 @@ def _row(run: Mapping[str, Any]) -> str:
         rate = f"{run['tokens_in'] / seconds:,.0f} in/s"
     else:
         rate = f"{run['tokens_out'] / seconds:,.1f} tok/s"
+    if "token_s" in run:
+        rate += f", {run['token_s'] * 1e3:.3f} ms a token after the first"
     ratio = f"{baseline / seconds:.2f}x" if baseline else "–"
     return (
         f"| {kind} | {seconds:.4f} | {rate} | {run['floor_s'] / seconds:.0%} | "
@@ -56,13 +58,18 @@ def _beside(report: Mapping[str, Any], name: str, run: Mapping[str, Any]) -> str
     plain, _, variant = name.partition(":")
     said = []
     if variant and plain in report["models"]:
-        said.append((_best(report["models"][plain]["runs"], run["kind"]), "our bfloat16"))
+        runs = report["models"][plain]["runs"]
+        said.append((_best(runs, run) / run["seconds"], "our bfloat16"))
+        if "token_s" in run:
+            said.append((_best(runs, run, "token_s") / run["token_s"], "a token after the first"))
     peer = report["models"][name].get("peer")
     if peer:
-        said.append((_best(peer["runs"], run["kind"]), peer["version"]))
-    return ", ".join(f"{best / run['seconds']:.2f}x {what}" for best, what in said if best) or "–"
+        said.append((_best(peer["runs"], run) / run["seconds"], peer["version"]))
+    return ", ".join(f"{ratio:.2f}x {what}" for ratio, what in said if ratio) or "–"
 
 
-def _best(runs: Sequence[Mapping[str, Any]], kind: str) -> float:
-    """Seconds of the fastest run of that kind; 0 = there was none."""
-    return min((run["seconds"] for run in runs if run["kind"] == kind), default=0.0)
+def _best(
+    runs: Sequence[Mapping[str, Any]], like: Mapping[str, Any], what: str = "seconds"
+) -> float:
+    """The least of a number of runs of the same kind; 0 = there was none."""
+    return min((run[what] for run in runs if run["kind"] == like["kind"]), default=0.0)

@@ -139,6 +139,8 @@ def run_work(session: Any, shape: Shape, name: str, work: Workload) -> dict[str,
         "baseline_s": BASELINE_S[name].get(work.kind) if shape == SHAPES.get(name) else None,
         "goal": GOALS[name].get(work.kind) if shape == SHAPES.get(name) else None,
     }
+    if len(work.prompts) == 1 and work.tokens_out > 1:
+        run["token_s"] = (seconds - session.first_s) / (work.tokens_out - 1)
     label = work.kind or "(not reported)"
     print(
         f"   {label:14} {seconds:9.4f} s  {work.tokens_out / seconds:10.1f} out tok/s", flush=True

@@ -64,6 +64,8 @@ class Session:
         self.num_blocks, self.block_size = kv.num_blocks, kv.block_size
         self.engine = Engine(self.executor, kv, self.plan, shapes, time.monotonic, b"bench")
         self.requests = 0
+        self.first_s = 0.0
+        """Until the first token of the last `generate`."""
 
     def _starting(self, phase: str, done: int, total: int, detail: str) -> None:
         """Times what comes between "kernels" and the next word: their rehearsal."""
@@ -99,6 +101,7 @@ class Session:
         Raises SystemExit when a request is refused, fails or ends early.
         """
         produced: dict[str, list[int]] = {}
+        self.first_s = 0.0
         began = time.perf_counter()
         arriving = deque(zip(prompts, outputs, strict=True))
         engine = self.engine
@@ -109,6 +112,8 @@ class Session:
                 produced[output.request_id] += output.token_ids
                 if output.error:
                     raise SystemExit(f"request {output.request_id} failed: {output.error}")
+            if engine.outputs and not self.first_s:
+                self.first_s = time.perf_counter() - began
             engine.outputs.clear()
             each_step()
         seconds = time.perf_counter() - began

@@ -121,8 +121,10 @@ class InputBuilder:
         metas: Sequence[AttentionMeta],
     ) -> dict[str, Array]:
         arrays = {"token_ids": batch.token_ids, "positions": batch.positions}
-        if self._overlaps and (bucket is not None or (batch.token_source >= 0).any()):
-            arrays["token_source"] = batch.token_source
+        drawn = batch.token_source >= 0
+        if self._overlaps and (bucket is not None or drawn.any()):
+            arrays["token_ids"] = np.where(drawn, np.int32(0), batch.token_ids)
+            arrays["token_source"] = batch.token_source + np.int32(1)
         if bucket is not None or not np.array_equal(rows, np.arange(len(batch.token_ids))):
             arrays["rows"] = rows  # an eager step that wants every row needs no selection
         if batch.segments is not None:

@@ -72,12 +72,12 @@ def step_function(
     """What runs on the device between upload and sampling, over named tensors.
 
     Inputs: `token_ids` i32[T], `positions` i32[T], `rows` i32[R] (absent: every token row), where
-    tokens may come from the previous step `token_source` i32[T] and `previous` i32[lanes], and each
-    part's arrays under `part_prefix`; for encoders `segments` i32[T] may be there, for models that
-    see pictures or hear `media_rows` i64[n] and `media_values` [n,D], for those that hear
-    `audio_rows` and `audio_slots` i64[A] and `text_rows` i64[X]. Outputs:
-    `hidden` [T,D], unless R = 0 or not `generates` `logits` f32[R,V] and, with `argmax`, `ids`
-    i32[R]. Of `metas` only static and host parts are used.
+    tokens may come from the previous step `token_source` i32[T] and `previous` i32[1+lanes], and
+    each part's arrays under `part_prefix`; for encoders `segments` i32[T] may be there, for models
+    that see pictures or hear `media_rows` i64[n] and `media_values` [n,D], for those that hear
+    `audio_rows` and `audio_slots` i64[A] and `text_rows` i64[X]. Outputs: `hidden` [T,D], unless
+    R = 0 or not `generates` `logits` f32[R,V] and, with `argmax`, `ids` i32[R]. Of `metas` only
+    static and host parts are used.
     """
     backends = {name: part.backend for part in parts for name in part.layers}
 
@@ -121,13 +121,14 @@ def _heard(inputs: Mapping[str, Tensor]) -> HeardRows | None:
 
 
 def _token_ids(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Host values, or rows of the previous step's tokens where `token_source` names them."""
+    """Host values, or rows of `previous` where `token_source` names one of the step before.
+
+    Row 0 is -1 and stands for the host; where a token comes from the device the host says 0.
+    """
     source = inputs.get("token_source")
     if source is None:
         return inputs["token_ids"]
-    # a failed row holds -1; its successor is computed and thrown away, so any token will do
-    drawn = inputs["previous"].index_select(0, source.clamp(min=0)).clamp(min=0)
-    return torch.where(source < 0, inputs["token_ids"], drawn)
+    return torch.maximum(inputs["token_ids"], inputs["previous"].index_select(0, source))
 
 
 class Programs:

@@ -88,10 +88,11 @@ class StepRunner:
             drawing = CompiledDraws(sample, compiler)
         self._results = ResultMaker(loaded, drawing, device, self._static)
         widest = max((bucket.num_seqs for bucket in buckets), default=0)
-        # the tokens drawn last, at an address that programs may know
+        # the tokens drawn last behind a -1, at an address that programs may know
         self._previous = torch.zeros(
-            max(config.max_num_seqs, widest), dtype=torch.int32, device=device.torch_device
+            1 + max(config.max_num_seqs, widest), dtype=torch.int32, device=device.torch_device
         )
+        self._previous[0] = -1
 
     def run(self, batch: StepBatch, bucket: Bucket | None = None) -> StepPending:
         """Enqueue a step, in `bucket` or the one its shape selects; nothing waits for the device.
@@ -113,7 +114,8 @@ class StepRunner:
         outputs = self._run_program(inputs, {**taken, "previous": self._previous})
         pending, drawn = self._results.begin(inputs, tensors, outputs)
         if drawn is not None and self._overlaps:
-            self._previous[: len(drawn)].copy_(drawn)
+            # a failed row's successor is computed and thrown away, so any token will do
+            torch.clamp(drawn.to(torch.int32), min=0, out=self._previous[1 : 1 + len(drawn)])
         self.real_tokens += len(batch.token_ids)
         self.padded_tokens += len(inputs.batch.token_ids)
         return pending

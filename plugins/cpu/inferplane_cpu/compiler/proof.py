@@ -99,7 +99,7 @@ def proof_step(example: Mapping[str, Tensor], tokens: int) -> dict[str, Tensor]:
     by_name = {
         "token_ids": 29 + 5 * count,
         "positions": count,
-        "token_source": torch.full((tokens,), -1, dtype=torch.int32),
+        "token_source": torch.zeros(tokens, dtype=torch.int32),
         "rows": torch.tensor([max(tokens - 2, 0), tokens - 1], dtype=torch.int32),
         "query_start": torch.tensor([0, tokens], dtype=torch.int32),
         "seq_lens": torch.tensor([tokens], dtype=torch.int32),

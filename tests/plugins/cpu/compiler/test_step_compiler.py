@@ -134,8 +134,8 @@ class Setup:
         inputs = {
             "token_ids": ints(ids),
             "positions": ints(positions),
-            "token_source": torch.full((len(ids),), -1, dtype=torch.int32),
-            "previous": torch.zeros(4, dtype=torch.int32),
+            "token_source": torch.zeros(len(ids), dtype=torch.int32),
+            "previous": torch.full((4,), -1, dtype=torch.int32),
             "rows": ints([stop - 1 for stop in start[1:]]),
         }
         for group in range(self.groups):
