@@ -41,8 +41,8 @@ def pad(batch: StepBatch, bucket: Bucket, block_size: int = 16, table_width: int
     """
     num_seqs, num_tokens = len(batch.seq_lens), len(batch.token_ids)
     width = max(table_width, max((t.shape[1] for t in batch.block_tables), default=0))
-    if _has_shape(batch, bucket, width):
-        return batch
+    if (num_tokens, num_seqs) == (bucket.num_tokens, bucket.num_seqs):
+        return _widened(batch, width)
     if num_seqs > bucket.num_seqs or num_tokens > bucket.num_tokens:
         raise ValueError(f"a step of {num_tokens} tokens, {num_seqs} sequences exceeds {bucket}")
     if bucket.rectangular:
@@ -85,10 +85,14 @@ def last_rows(batch: StepBatch, bucket: Bucket | None) -> Array:
     return rows
 
 
-def _has_shape(batch: StepBatch, bucket: Bucket, width: int) -> bool:
-    sizes = len(batch.token_ids), len(batch.seq_lens)
-    wide = all(table.shape[1] == width for table in batch.block_tables)
-    return bool(wide and sizes == (bucket.num_tokens, bucket.num_seqs))
+def _widened(batch: StepBatch, width: int) -> StepBatch:
+    """The step with tables of `width` entries; itself where they have them."""
+    if all(table.shape[1] == width for table in batch.block_tables):
+        return batch
+    num_seqs = len(batch.seq_lens)
+    return replace(
+        batch, block_tables=tuple(_wider(t, num_seqs, width) for t in batch.block_tables)
+    )
 
 
 def _rectangle_rows(batch: StepBatch, bucket: Bucket) -> Array:

@@ -68,6 +68,15 @@ def test_a_step_that_has_the_shape_is_returned_as_it_is() -> None:
     assert pad(padded, Bucket("mixed", 8, 4), BLOCK) is padded
 
 
+def test_a_step_of_the_size_gets_wider_tables_alone() -> None:
+    exact = step([1, 2])
+    padded = pad(exact, Bucket("mixed", 3, 2), BLOCK, table_width=9)
+    (table,), (before,) = padded.block_tables, exact.block_tables
+    assert table.shape == (2, 9) and np.array_equal(table[:, : before.shape[1]], before)
+    assert not table[:, before.shape[1] :].any()
+    assert padded.token_ids is exact.token_ids and padded.slots is exact.slots
+
+
 @pytest.mark.parametrize(
     "bucket",
     [

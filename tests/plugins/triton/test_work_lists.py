@@ -10,11 +10,12 @@ from inferplane_triton.attention.work import decode_items, prefill_tiles
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("window", [None, 1, 100])
+@pytest.mark.parametrize("most", [1, 80])
 def test_pieces_cover_each_context_once_and_stay_within_their_number(
-    seed: int, window: int | None
+    seed: int, window: int | None, most: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    lens = rng.integers(1, 5000, rng.integers(1, 80)).astype(np.int32)
+    lens = rng.integers(1, 5000, rng.integers(1, most + 1)).astype(np.int32)
     slots = int(rng.integers(1, 70))
     items = decode_items(lens, window, slots, 32, 64)
     assert len(items) <= len(lens) + slots

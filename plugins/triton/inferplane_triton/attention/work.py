@@ -18,6 +18,8 @@ def decode_items(
     token in the last piece and -1 in others, 0. The pieces of a sequence are equally long, and
     there are at most `piece_slots` more pieces than sequences.
     """
+    if len(seq_lens) == 1:
+        return _lone_items(int(seq_lens[0]), window, piece_slots, tile, min_piece)
     stop = seq_lens.astype(np.int64) - 1
     start = np.zeros_like(stop) if window is None else np.maximum(stop + 1 - window, 0)
     span = stop - start
@@ -39,6 +41,27 @@ def decode_items(
     items[:, 6] = np.where(index == pieces[seq] - 1, stop[seq], -1)
     order = np.argsort(items[:, 1] - items[:, 2], kind="stable")
     return np.ascontiguousarray(items[order])
+
+
+def _lone_items(
+    seq_len: int, window: int | None, piece_slots: int, tile: int, min_piece: int
+) -> Array:
+    """As `decode_items` for one sequence, without its arrays: at batch 1 the host is in a hurry."""
+    stop = seq_len - 1
+    start = 0 if window is None else max(seq_len - window, 0)
+    span = stop - start
+    pieces = max(-(-span // max(min_piece, -(-span // piece_slots))), 1)
+    even = -(-span // pieces)
+    length = -(-even // tile) * tile
+    pieces = max(-(-span // length), 1) if length else 1
+    items = np.zeros((pieces, 8), np.int32)
+    items[:, 3] = np.arange(pieces)
+    items[:, 1] = start + items[:, 3] * length
+    items[:, 2] = items[:, 1] + length
+    items[:, 5] = pieces
+    items[:, 6] = -1
+    items[-1, 2] = items[-1, 6] = stop
+    return items
 
 
 def whole_prompts(
