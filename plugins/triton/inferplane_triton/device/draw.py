@@ -109,15 +109,15 @@ def weigh_span(row_ptr, first, temperature, peak, min_p, above, depths, VOCAB: t
 
 
 @triton.jit
-def weigh_rows(logits, bests, temperatures, min_ps, counts, masses, heavies, stride,
+def weigh_rows(logits, ids, bests, temperatures, min_ps, counts, masses, heavies, stride,
                VOCAB: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
                UNROLL: tl.constexpr):  # fmt: skip
     """Program (row, split) weighs SPAN logits down to the levels: counts i32[R,S,16], masses
-    f64[R,S,16], and f64[R,S] of what min-p keeps."""
+    f64[R,S,16], and f64[R,S] of what min-p keeps; of rows whose id is -2."""
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    temperature, best = tl.load(temperatures + row), tl.load(bests + row)
-    if (temperature <= 0) | (best < 0):
+    if tl.load(ids + row) != -2:
         return
+    temperature, best = tl.load(temperatures + row), tl.load(bests + row)
     row_ptr = logits + row * stride
     peak = load_peak(row_ptr, best, temperature)
     min_p = tl.load(min_ps + row).to(tl.float64)
@@ -215,7 +215,7 @@ def bin_depths(above, below, BINS: tl.constexpr):
 
 
 @triton.jit
-def refine_rows(logits, bests, temperatures, top_ks, top_ps, seeds, positions, counts, masses,
+def refine_rows(logits, ids, bests, temperatures, top_ks, top_ps, seeds, positions, counts, masses,
                 heavies, before, after, bin_counts, bin_masses, cursors, stride,
                 VOCAB: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
                 SPLITS: tl.constexpr, SPLIT_PAD: tl.constexpr, BINS: tl.constexpr,
@@ -226,9 +226,8 @@ def refine_rows(logits, bests, temperatures, top_ks, top_ps, seeds, positions, c
     question, else that of `before`. Nothing is weighed where MOST elements or fewer are left.
     """
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    temperature, best = tl.load(temperatures + row), tl.load(bests + row)
     if ASK:  # noqa: SIM108 - which of them is decided while compiling
-        asks = (temperature > 0) & (best >= 0)
+        asks = tl.load(ids + row) == -2
     else:
         asks = tl.load(before + row * 8) > 0
     if asks == 0:
@@ -241,7 +240,8 @@ def refine_rows(logits, bests, temperatures, top_ks, top_ps, seeds, positions, c
                 row, top_ks, top_ps, seeds, positions, counts, masses, heavies, SPLITS, SPLIT_PAD
             )
         else:
-            question, goal, heavy, _, _, _, _, _ = load_known(before, row)
+            question = tl.load(before + row * 8).to(tl.int32)
+            goal, heavy = tl.load(before + row * 8 + 1), tl.load(before + row * 8 + 2)
         above, below, count_above, mass_above, count = narrow(
             question, goal, -1, goal * 0.0, goal * 0.0, level_depths(),
             add_splits(counts, row, SPLITS, SPLIT_PAD, 16),
@@ -257,8 +257,8 @@ def refine_rows(logits, bests, temperatures, top_ks, top_ps, seeds, positions, c
             tl.store(cursors + row, 0)
     if count <= MOST:
         return
-    row_ptr = logits + row * stride
-    peak = load_peak(row_ptr, best, temperature)
+    temperature, row_ptr = tl.load(temperatures + row), logits + row * stride
+    peak = load_peak(row_ptr, tl.load(bests + row), temperature)
     found, mass, _ = weigh_span(
         row_ptr, split * SPAN, temperature, peak, 0.0, above, bin_depths(above, below, BINS),
         VOCAB, SPAN, BLOCK, UNROLL, BINS,
@@ -325,10 +325,10 @@ def settle_rows(logits, ids, bests, temperatures, top_ks, top_ps, min_ps, seeds,
     """Program r answers row r's question by its candidates: the id that is drawn, or -2 and in
     `later` f64[R,8] the next question, if a cut lies far from the best. Other rows keep theirs."""
     row = tl.program_id(0).to(tl.int64)
-    question, goal, heavy, _, _, count_above, mass_above, count = load_known(known, row)
     tl.store(later + row * 8, 0.0)
-    if question == 0:
+    if tl.load(known + row * 8) == 0:
         return
+    question, goal, heavy, _, _, count_above, mass_above, count = load_known(known, row)
     tl.store(ids + row, -2)
     if count > MOST:
         return

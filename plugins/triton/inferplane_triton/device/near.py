@@ -120,13 +120,14 @@ def gather_near(logits, bests, temperatures, top_ks, top_ps, min_ps, seeds, posi
 
 
 @triton.jit
-def draw_near(logits, ids, temperatures, top_ks, top_ps, min_ps, seeds, positions, counts, masses,
-              candidates, stride, VOCAB: tl.constexpr, SPLITS: tl.constexpr,
+def draw_near(logits, ids, bests, temperatures, top_ks, top_ps, min_ps, seeds, positions, counts,
+              masses, candidates, stride, VOCAB: tl.constexpr, SPLITS: tl.constexpr,
               SPLIT_PAD: tl.constexpr, MOST: tl.constexpr):  # fmt: skip
-    """Program r draws row r from its candidates, or stores -2; greedy rows keep theirs."""
+    """Program r draws row r from its candidates, or stores -2; greedy rows get their best."""
     row = tl.program_id(0).to(tl.int64)
-    temperature, best = tl.load(temperatures + row), tl.load(ids + row)
+    temperature, best = tl.load(temperatures + row), tl.load(bests + row)
     if (temperature <= 0) | (best < 0):
+        tl.store(ids + row, best)
         return
     peak = load_peak(logits + row * stride, best, temperature)
     top_k = tl.load(top_ks + row)

@@ -66,8 +66,7 @@ def draw(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
     """Ids i32[R]: `best` where a row is greedy or -1, else drawn by temperature, top-k, top-p,
     min-p and one uniform by (seed, position), as the core's reference draws."""
     ids, tuning = near(logits, best, sampling), draw_tuning()
-    left = torch.where(ids == -2, best, -1)
-    ids = torch.where(left < 0, ids, decide(logits, left, sampling))
+    decide(logits, ids, best, sampling)
     search_rows[(logits.shape[0],)](
         logits, ids, best, *_given(sampling), logits.stride(0),
         VOCAB=logits.shape[1], BLOCK=tuning.searched, UNROLL=tuning.unrolled,
@@ -95,15 +94,16 @@ def near(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
         logits, best, *given, counts, masses, candidates, stride,
         **sizes, SPAN=tuning.span, BLOCK=_BLOCK, num_warps=8,
     )  # fmt: skip
-    ids = best.clone()
+    ids = torch.empty_like(best)
     draw_near[(rows,)](
-        logits, ids, *given, counts, masses, candidates, stride, **sizes, num_warps=4
+        logits, ids, best, *given, counts, masses, candidates, stride, **sizes, num_warps=4
     )
     return ids
 
 
-def decide(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
-    """As `draw`, but -2 where no few candidates hold the answer, as among many equal logits."""
+def decide(logits: Tensor, ids: Tensor, best: Tensor, sampling: SamplingTensors) -> None:
+    """As `draw` for the rows of `ids` i32[R] that are -2; they stay so where no few candidates hold
+    the answer, as among many equal logits."""
     rows, vocabulary = logits.shape
     tuning, device, stride = draw_tuning(), logits.device, logits.stride(0)
     splits = int(triton.cdiv(vocabulary, tuning.span))
@@ -119,15 +119,14 @@ def decide(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
     weighed = {"VOCAB": vocabulary, "SPAN": tuning.span, "UNROLL": tuning.weighed_unrolled}
     sizes = {"SPLITS": splits, "SPLIT_PAD": int(triton.next_power_of_2(splits))}
     sizes |= {"BINS": tuning.bins, "MOST": tuning.candidates}
-    ids = best.clone()
     weigh_rows[(rows, splits)](
-        logits, best, temperature, min_p, counts[0], masses[0], heavies, stride, **weighed,
+        logits, ids, best, temperature, min_p, counts[0], masses[0], heavies, stride, **weighed,
         BLOCK=tuning.weighed, num_warps=8,
     )  # fmt: skip
     for turn in range(1 + sampling.truncated):
         for level, before, after in ((0, opened, first), (1, first, second)):
             refine_rows[(rows, splits)](
-                logits, best, temperature, top_k, top_p, seed, position, counts[level],
+                logits, ids, best, temperature, top_k, top_p, seed, position, counts[level],
                 masses[level], heavies, before, after, counts[level + 1], masses[level + 1],
                 cursors, stride, **weighed, **sizes, BLOCK=tuning.weighed, LEVELS=level == 0,
                 ASK=level + turn == 0, num_warps=8,
@@ -140,7 +139,6 @@ def decide(logits: Tensor, best: Tensor, sampling: SamplingTensors) -> Tensor:
             logits, ids, best, *given, last, opened, candidates, stride,
             VOCAB=vocabulary, MOST=tuning.candidates, num_warps=4,
         )  # fmt: skip
-    return ids
 
 
 def _given(sampling: SamplingTensors) -> tuple[Tensor | None, ...]:
