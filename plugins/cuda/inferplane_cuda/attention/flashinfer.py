@@ -128,8 +128,12 @@ class FlashInferAttention(AttentionBackend):
 
     @classmethod
     def supports(cls, spec: AttentionSpec, caps: Capabilities) -> Reasons:
-        """16-bit decoder attention with heads of 64, 128 or 256, once its kernels are compiled."""
-        reasons = []
+        """16-bit decoder attention with heads of 64, 128 or 256, once its kernels are compiled.
+
+        Whatever else is wrong with the layer, a package that is missing is said too.
+        """
+        missing = package_problem()
+        reasons = [missing] if missing else []
         if not (spec.causal and spec.cached):
             reasons.append("serves causal attention over a cache, not an encoder's")
         if spec.latent:
@@ -144,7 +148,7 @@ class FlashInferAttention(AttentionBackend):
             reasons.append(f"reads a cache of {spec.dtype}, not {spec.kv_dtype}")
         if reasons:
             return tuple(reasons)
-        problem = package_problem() or _modules(spec).problem()
+        problem = _modules(spec).problem()
         return (problem,) if problem else ()
 
     def build(self, batch: StepBatch, bucket: Bucket | None) -> AttentionMeta:
