@@ -130,14 +130,15 @@ def run_work(session: Any, shape: Shape, name: str, work: Workload) -> dict[str,
     limit = serial_floor_s(
         shape, list(map(len, work.prompts)), work.outputs, work.cached, 4.29e12, 803e12
     )
+    is_full = shape == SHAPES.get(name)
     run = {
         "kind": work.kind,
         "seconds": seconds,
         "tokens_in": work.tokens_in,
         "tokens_out": work.tokens_out,
         "floor_s": limit,
-        "baseline_s": BASELINE_S[name].get(work.kind) if shape == SHAPES.get(name) else None,
-        "goal": GOALS[name].get(work.kind) if shape == SHAPES.get(name) else None,
+        "baseline_s": BASELINE_S.get(name, {}).get(work.kind) if is_full else None,
+        "goal": GOALS.get(name, {}).get(work.kind) if is_full else None,
     }
     if len(work.prompts) == 1 and work.tokens_out > 1:
         run["token_s"] = (seconds - session.first_s) / (work.tokens_out - 1)
@@ -161,8 +162,9 @@ def shape_of(args: argparse.Namespace, name: str) -> tuple[Shape, Any]:
     if not args.tiny:
         return shape, FULL
     tiny = replace(
-        shape, layers=2, hidden=128, heads=8, kv_heads=4, head_dim=16, intermediate=256, vocab=512
-    )
+        shape, layers=2, hidden=128, heads=8, kv_heads=4, head_dim=16, intermediate=256, vocab=512,
+        experts=min(shape.experts, 8), active=min(shape.active, 2),
+    )  # fmt: skip
     return tiny, TINY
 
 
@@ -225,7 +227,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--models",
-        default=",".join(reversed(SHAPES)),
+        default=",".join(reversed(BASELINE_S)),
         help=f"of {', '.join(SHAPES)}; MODEL:VARIANT for one of {', '.join(VARIANTS)}, and "
         "MODEL[:VARIANT]:kv-fp8 or kv-int8 for the cache",
     )

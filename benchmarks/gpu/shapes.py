@@ -1,4 +1,4 @@
-"""The two models of the recorded baseline as numbers, their limits, and the baseline itself."""
+"""Models as numbers, their limits, and the baseline that was recorded for two of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,23 @@ class Shape:
     tied: bool
     rope_theta: float
     eps: float
+    experts: int = 0
+    """Of each layer, `intermediate` wide; 0 = dense."""
+    active: int = 0
+    """Experts of a token."""
 
     def config(self) -> dict[str, object]:
         """The config.json of this shape."""
+        routed = {
+            "num_experts": self.experts,
+            "num_experts_per_tok": self.active,
+            "moe_intermediate_size": self.intermediate,
+            "norm_topk_prob": True,
+        }
         return {
+            **(routed if self.experts else {}),
             "architectures": [self.architecture],
-            "model_type": "qwen3" if self.architecture.startswith("Qwen3") else "llama",
+            "model_type": _TYPES[self.architecture],
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,
             "num_hidden_layers": self.layers,
@@ -49,15 +60,20 @@ class Shape:
 
     @property
     def layer_params(self) -> int:
-        """Of the matrices of all layers."""
+        """Of the matrices of all layers that one token is multiplied with."""
+        return self._params(max(1, self.active))
+
+    def weight_bytes(self, rows: int) -> int:
+        """What a decode step reads for so many rows, each with experts of its own by chance; an
+        input embedding is a row gather."""
+        missed = (1 - self.active / self.experts) ** rows if self.experts else 0.0
+        met = self.experts * (1 - missed) if self.experts else 1
+        return 2 * (self._params(met) + self.vocab * self.hidden)
+
+    def _params(self, parts: float) -> int:
         qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
         out = self.heads * self.head_dim * self.hidden
-        return self.layers * (qkv + out + 3 * self.hidden * self.intermediate)
-
-    @property
-    def weight_bytes(self) -> int:
-        """What a decode step reads; an input embedding is a row gather."""
-        return 2 * (self.layer_params + self.vocab * self.hidden)
+        return int(self.layers * (qkv + out + parts * 3 * self.hidden * self.intermediate))
 
     @property
     def kv_bytes(self) -> int:
@@ -65,12 +81,20 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 
 
+_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+}
 SHAPES = {
     "llama-3.1-8b": Shape(
         "LlamaForCausalLM", 32, 4096, 32, 8, 128, 14336, 128256, False, 500000.0, 1e-5
     ),
     "qwen3-0.6b": Shape(
         "Qwen3ForCausalLM", 28, 1024, 16, 8, 128, 3072, 151936, True, 1000000.0, 1e-6
+    ),
+    "qwen3-30b-a3b": Shape(
+        "Qwen3MoeForCausalLM", 48, 2048, 32, 4, 128, 768, 151936, False, 1000000.0, 1e-6, 128, 8
     ),
 }
 """Tiny ones for a dry run are made by `run.py --tiny`."""
@@ -126,16 +150,16 @@ def serial_floor_s(
     flop_s: float,
 ) -> float:
     """Prefill arithmetic, then each decode step's weights (or arithmetic) and KV, in turn."""
-    read = shape.weight_bytes / bytes_s
     head = shape.vocab * shape.hidden
     pair = 4 * shape.heads * shape.head_dim * shape.layers
     flop = 0.0
     for length in inputs:
         new = length - cached
         flop += 2 * shape.layer_params * new + 2 * head + pair * (new * cached + new * new / 2)
-    total = max(read, flop / flop_s)
+    total = max(shape.weight_bytes(sum(inputs)) / bytes_s, flop / flop_s)
     for step in range(1, max(outputs)):
         context = [n + step for n, out in zip(inputs, outputs, strict=True) if out > step]
         math = 2 * (shape.layer_params + head) * len(context) / flop_s
+        read = shape.weight_bytes(len(context)) / bytes_s
         total += max(read, math) + sum(context) * shape.kv_bytes / bytes_s
     return total

@@ -96,6 +96,20 @@ MUTANTS = (
         "weight.values.view(torch.float8_e4m3fnuz).float()",
     ),
     wide(
+        "mixes_up_experts",
+        2,
+        "quantization.py",
+        "rows = x.repeat_interleave(ids.shape[1], 0)",
+        "rows = x.repeat(ids.shape[1], 1)",
+    ),
+    wide(
+        "scales_all_experts_alike",
+        2,
+        "quantization.py",
+        "weight.values.float() * weight.scales",
+        "weight.values.float() * weight.scales[: 1 if weight.scales.dim() == 3 else None]",
+    ),
+    wide(
         "pads_into_a_live_block",
         3,
         "attention.py",

@@ -50,7 +50,7 @@ from inferplane.interfaces.quantization import (
 )
 from inferplane.interfaces.shapes import Bucket, ShapePolicy, StepShape
 
-INTERFACE_VERSION = (1, 3)
+INTERFACE_VERSION = (1, 4)
 
 __all__ = [
     "INTERFACE_VERSION",

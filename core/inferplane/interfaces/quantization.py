@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from inferplane.errors import UnsupportedError
 from inferplane.interfaces.capabilities import Capabilities
 from inferplane.interfaces.device import DeviceRuntime
 from inferplane.interfaces.kernels import Reasons
@@ -53,9 +54,9 @@ class CanonicalWeight:
     values: Tensor
     """int8 or fp8 [O,I] ([E,O,I] for experts), one element per weight; int4 codes are -8..7."""
     scales: Tensor
-    """f32 [O,G]"""
+    """f32 [O,G] ([E,O,G] for experts)"""
     offsets: Tensor | None = None
-    """f32 [O,G]"""
+    """f32, as `scales`"""
     order: Tensor | None = None
     """i32 [I]: column j belongs to input order[j]; groups are runs of columns."""
     input_scale: Tensor | None = None
@@ -102,3 +103,11 @@ class QuantKernel(ABC):
     @abstractmethod
     def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:
         """x[T,I] times the layer's weights transposed, plus bias -> [T,O]."""
+
+    def apply_each(self, x: Tensor, packed: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        """(optional, stacks) Row r of x[R,I] times the transposed matrix of each of its experts
+        ids i32[R,k] -> [R*k,O], a row's choices after one another. No shape depends on the ids.
+
+        Asked of kernels that support a site with `num_experts`, in place of `apply`.
+        """
+        raise UnsupportedError("apply_each")

@@ -6,6 +6,7 @@ T tokens, D model size, I inner size of this rank, E experts, k of them active.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +15,33 @@ from inferplane.interfaces import QuantScheme
 from inferplane.layers.activation import gate_op
 from inferplane.layers.build import Builder
 from inferplane.layers.quantized import Piece
+from inferplane.layers.quantized_stack import QuantizedStack
 
-__all__ = ["PackedExperts", "packed_experts"]
+__all__ = ["PackedExperts", "StackedExperts", "packed_experts"]
+
+Experts = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""x[T,D], weights f32[T,k], ids i32[T,k] -> [T,D]"""
+
+
+@dataclass(frozen=True, slots=True)
+class StackedExperts:
+    """Weighted sum of the chosen experts' gated feed-forward parts, in two grouped products.
+
+    Each row sees its own experts, and no shape depends on the routing.
+    """
+
+    gate_up: Callable[[Tensor, Tensor], Tensor]
+    """x[R,D] and ids i32[R,k] -> [R*k,2I]"""
+    down: Callable[[Tensor, Tensor], Tensor]
+    """x[R,I] and ids i32[R,k] -> [R*k,D]"""
+    act: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """x[T,D] -> [T,D] for weights f32[T,k] of the experts ids i32[T,k]; a token's sum is in the
+        order of its ids."""
+        parts = self.down(self.act(self.gate_up(x, ids)), ids.reshape(-1, 1))
+        shares = parts.view(*ids.shape, x.shape[1]).float().mul_(weights.unsqueeze(2))
+        return shares.sum(1).to(x.dtype)
 
 
 class PackedExperts:
@@ -70,9 +96,12 @@ class PackedExperts:
 
 def packed_experts(
     build: Builder, experts: Sequence[tuple[str, str, str]], inner: int, part: range
-) -> PackedExperts | None:
+) -> Experts | None:
     """The experts of checkpoint layers (gate, up, down), of which this rank computes the rows
     `part`; None where they are stored in high precision or some matrix has no kernel.
+
+    Where the routing can be read on the host a kernel for each matrix is enough; elsewhere they are
+    stacks, if the device multiplies stacks of their kind.
 
     Raises ConfigError where a kernel is missing and the user forbade to dequantise.
     """
@@ -81,16 +110,41 @@ def packed_experts(
     found = [both for both in schemes if both is not None]
     if len(found) < len(schemes):
         return None
+    act = build.op(gate_op(build.config.activation), I=len(part))
+    # where tensors lie on the host and no step is traced, the routing is there to be read
+    sorts = build.device == "cpu" and not build.binder.caps.static_shapes
+    if not sorts and len(set(found)) == 1:
+        stacked = _stacks(build, experts, inner, part, found[0])
+        if stacked is not None:
+            return StackedExperts(*stacked, act)
     make, every = build.quantizer.linear, range(size)
     gate_up, down = [], []
     for (gate, up, back), (first, second) in zip(experts, found, strict=True):
         pieces = [Piece(gate, inner, part), Piece(up, inner, part)]
         gate_up.append(make(pieces, size, every, first))
         down.append(make([Piece(back, size, every)], inner, part, second))
-    act = build.op(gate_op(build.config.activation), I=len(part))
-    # where tensors lie on the host and no step is traced, the routing is there to be read
-    sorts = build.device == "cpu" and not build.binder.caps.static_shapes
     return PackedExperts(gate_up, down, act, sorts)
+
+
+def _stacks(
+    build: Builder,
+    experts: Sequence[tuple[str, str, str]],
+    inner: int,
+    part: range,
+    schemes: tuple[QuantScheme, QuantScheme],
+) -> tuple[QuantizedStack, QuantizedStack] | None:
+    """Those of gate and up, and of down; None unless kernels multiply both."""
+    size, first, second = build.config.hidden_size, *schemes
+    quantizer, every, count = build.quantizer, range(size), len(experts)
+    if not (
+        quantizer.has_stacks(first, size, 2 * len(part), count)
+        and quantizer.has_stacks(second, len(part), size, count)
+    ):
+        return None
+    inputs = [[Piece(name, inner, part) for name in names[:2]] for names in experts]
+    outputs = [[Piece(names[2], size, every)] for names in experts]
+    gate_up = quantizer.stack(inputs, size, every, first)
+    return gate_up, quantizer.stack(outputs, inner, part, second)
 
 
 def _schemes(

@@ -6,8 +6,9 @@ A format says what the weights mean, a kernel multiplies them; this file brings 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,22 +16,15 @@ from torch import Tensor
 from inferplane.errors import ConfigError
 from inferplane.interfaces import (
     CanonicalWeight,
-    Choice,
     LinearSite,
     QuantFormat,
     QuantKernel,
     QuantScheme,
-    Reasons,
 )
-from inferplane.quantization.canonical import (
-    check_weight,
-    join_weights,
-    num_groups,
-    slice_weight,
-)
+from inferplane.layers.kernel_choice import choose_kernel
+from inferplane.layers.quantized_stack import Pieces, QuantizedStack, StackLoading
+from inferplane.quantization.canonical import check_weight, num_groups, slice_weight
 from inferplane.quantization.reference import ReferenceKernel
-from inferplane.registry import Entry
-from inferplane.selection import REFERENCE, choose
 
 if TYPE_CHECKING:
     from inferplane.layers.build import Builder
@@ -56,6 +50,10 @@ class QuantizedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.apply(x, self.packed, self.bias)
+
+    def take(self, packed: Mapping[str, Tensor]) -> None:
+        """What its kernel laid down."""
+        self.packed = dict(packed)
 
 
 class JoinedLinear:
@@ -157,10 +155,38 @@ class Quantizer:
         site = self._site(len(columns), num_rows)
         kernel = self._make(scheme, site)
         layer = QuantizedLinear(kernel.apply)
-        loading = _Loading(layer, kernel, len(pieces))
+        loading = Pieces(len(pieces), lambda whole: layer.take(kernel.repack(whole)))
         for place, piece in enumerate(pieces):
-            self._declare(piece, in_features, columns, scheme, loading, place)
+            self._declare(piece, in_features, columns, scheme, partial(loading.add, place))
         return layer
+
+    def has_stacks(
+        self, scheme: QuantScheme, in_features: int, out_features: int, experts: int
+    ) -> bool:
+        """Whether a kernel of the device multiplies so many matrices of that kind at once."""
+        site = replace(self._site(in_features, out_features), num_experts=experts)
+        return not scheme.reordered and self._kernel(scheme, site) is not None
+
+    def stack(
+        self,
+        experts: Sequence[Sequence[Piece]],
+        in_features: int,
+        columns: range,
+        scheme: QuantScheme,
+    ) -> QuantizedStack:
+        """The pieces of each expert as one stack, over the inputs in `columns`; `has_stacks`."""
+        rows = sum(len(piece.rows) for piece in experts[0])
+        site = replace(self._site(len(columns), rows), num_experts=len(experts))
+        kind = self._kernel(scheme, site)
+        assert kind is not None and self._build.runtime is not None
+        kernel = kind(scheme, site, self._build.runtime)
+        stack = QuantizedStack(kernel.apply_each)
+        loading = StackLoading(stack, kernel, len(experts))
+        for expert, pieces in enumerate(experts):
+            parts = loading.expert(expert, len(pieces))
+            for place, piece in enumerate(pieces):
+                self._declare(piece, in_features, columns, scheme, partial(parts.add, place))
+        return stack
 
     def shared(
         self, scheme: QuantScheme, in_features: int, rows: range
@@ -168,7 +194,7 @@ class Quantizer:
         """A layer over the rows of somebody else's weight, and what to call with that weight."""
         kernel = self._make(scheme, self._site(in_features, len(rows)))
         layer = QuantizedLinear(kernel.apply)
-        loading = _Loading(layer, kernel, 1)
+        loading = Pieces(1, lambda whole: layer.take(kernel.repack(whole)))
         taken = slice(rows.start, rows.stop)
         return layer, lambda weight: loading.add(
             0, slice_weight(weight, taken, slice(None), scheme)
@@ -215,8 +241,7 @@ class Quantizer:
         in_features: int,
         columns: range,
         scheme: QuantScheme,
-        loading: _Loading,
-        place: int,
+        add: Callable[[CanonicalWeight], None],
     ) -> None:
         whole = columns == range(in_features)
         if scheme.reordered and not whole:
@@ -233,7 +258,7 @@ class Quantizer:
         rows = slice(piece.rows.start, piece.rows.stop)
 
         def use(weight: CanonicalWeight) -> None:
-            loading.add(place, slice_weight(weight, rows, taken, scheme))
+            add(slice_weight(weight, rows, taken, scheme))
 
         self.stored(piece.name, (piece.out_features, in_features), scheme, use)
 
@@ -265,85 +290,9 @@ class Quantizer:
     def _kernel(self, scheme: QuantScheme, site: LinearSite) -> type[QuantKernel] | None:
         key = (scheme, site)
         if key not in self._chosen:
-            self._chosen[key] = self._choose(scheme, site)
+            loads_dense = self._format is not None and self._format.loads_dense
+            self._chosen[key] = choose_kernel(self._build, scheme, site, loads_dense)
         return self._chosen[key]
-
-    def _choose(self, scheme: QuantScheme, site: LinearSite) -> type[QuantKernel] | None:
-        binder = self._build.binder
-        entries = [
-            entry
-            for entry in binder.catalogue["quantization_kernels"]
-            if entry.answers_to(binder.labels)
-        ]
-        classes: dict[Entry, Any] = {}
-
-        def reasons(entry: Entry) -> Reasons:
-            if self._build.runtime is None:
-                return ("the model was built without a device runtime",)
-            try:
-                classes[entry] = entry.load()
-            except Exception as error:  # a kernel's module may need anything; others must go on
-                return (f"cannot be imported: {type(error).__name__}: {error}",)
-            found: Reasons = classes[entry].supports(scheme, site, binder.caps)
-            return found
-
-        entry, choice = choose(
-            "quantization",
-            f"{_described(scheme)} {site.in_features}x{site.out_features} {site.dtype}",
-            entries,
-            reasons,
-            preferred=binder.caps.prefer.get("quantization", ()),
-            requested=binder.config.kernels.get("quantization", "auto"),
-        )
-        binder.choices.append(choice)
-        if entry is None:
-            self._refuse_strictly(choice)
-            return None
-        kernel: type[QuantKernel] = classes[entry]
-        return kernel
-
-    def _refuse_strictly(self, choice: Choice) -> None:
-        binder = self._build.binder
-        loads_dense = self._format is not None and self._format.loads_dense
-        if binder.config.fallback != "error" or loads_dense:
-            return
-        told = "; ".join(f"{name}: {', '.join(why)}" for name, why in choice.rejected.items())
-        device = binder.labels[0] if binder.labels else "this device"
-        raise ConfigError(
-            f"no kernel on {device} for {choice.site} ({told or 'no plugin offers one'}), and "
-            f"fallback=error forbids the core's {REFERENCE}: allow it with fallback=reference, or "
-            "serve the unquantised model"
-        )
-
-
-class _Loading:
-    """Collects the pieces of one layer and repacks them when the last has come."""
-
-    def __init__(self, layer: QuantizedLinear, kernel: QuantKernel, count: int) -> None:
-        self._layer = layer
-        self._kernel = kernel
-        self._parts: dict[int, CanonicalWeight] = {}
-        self._count = count
-
-    def add(self, place: int, weight: CanonicalWeight) -> None:
-        self._parts[place] = weight
-        if len(self._parts) == self._count:
-            parts = [self._parts[number] for number in range(self._count)]
-            self._layer.packed = dict(self._kernel.repack(join_weights(parts)))
-            self._parts = {}
-
-
-def _described(scheme: QuantScheme) -> str:
-    """A scheme in words: "int4 group 32 with offsets, int8 activations"."""
-    words: list[str] = [scheme.weight]
-    words.append({0: "per output", -1: "per tensor"}.get(scheme.group, f"group {scheme.group}"))
-    if scheme.offset:
-        words.append("with offsets")
-    if scheme.reordered:
-        words.append("reordered")
-    if scheme.activation:
-        words.append(f"and {scheme.activation} activations ({scheme.activation_scale})")
-    return " ".join(words)
 
 
 def _open_format(build: Builder) -> QuantFormat | None:

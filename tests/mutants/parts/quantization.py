@@ -12,7 +12,7 @@ from inferplane import interfaces as api
 
 
 class Fp8Linear(api.QuantKernel):
-    """Weight-only fp8, one scale for each output or for all."""
+    """Weight-only fp8, one scale for each output or for all; also stacks of experts."""
 
     @classmethod
     def supports(
@@ -22,7 +22,6 @@ class Fp8Linear(api.QuantKernel):
             (scheme.weight == "fp8_e4m3", f"weights {scheme.weight}: only fp8_e4m3"),
             (not scheme.activation, "weight-only"),
             (scheme.group <= 0 and not scheme.reordered, "one scale for each output or for all"),
-            (not site.num_experts, "no experts"),
         )
         return tuple(reason for holds, reason in checks if not holds)
 
@@ -37,3 +36,8 @@ class Fp8Linear(api.QuantKernel):
 
     def apply(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None = None) -> Tensor:
         return F.linear(x, packed["weight"], bias)
+
+    def apply_each(self, x: Tensor, packed: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        chosen = packed["weight"].index_select(0, ids.flatten())
+        rows = x.repeat_interleave(ids.shape[1], 0)
+        return (chosen @ rows.unsqueeze(2)).squeeze(2)

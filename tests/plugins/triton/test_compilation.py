@@ -81,6 +81,10 @@ EXPERTS = {
     "UPCAST": False,
 }  # fmt: skip
 ROUTED = {"ids": "*i32", "order": "*i32", "counts": "*i32", "share_ptr": "*fp32"}
+STACKED = {
+    "CHOICES": 8, "EXPERTS": 128, "E_PAD": 128, "INPUTS": 2048, "WIDE": 8, "ROWS": 16, "COLS": 64,
+    "STEP": 64, "DENSE": False, "OFFSET": True, "UPCAST": False,
+}  # fmt: skip
 STREAMED = {
     "INPUTS": 4096, "M": 1, "OFFSET": False, "BIAS": False, "LANES": 128,
 }  # fmt: skip
@@ -339,6 +343,30 @@ CASES = {
     ),
     "experts, summing": Case(
         "experts:sum_experts", {"CHOICES": 8, "SIZE": 2048, "BLOCK": 1024}, ROUTED
+    ),
+    **{
+        f"stacked {kind}": Case(
+            "stacks:multiply_stack", {**STACKED, "GROUP": group, "BYTES": is_wide},
+            {**CODES, **ROUTED, "weight_ptr": pointer}, matrix=True,
+            options={"num_warps": 4, "num_stages": 3},
+            small_options={"num_warps": 4, "num_stages": 1},
+        )
+        for kind, group, is_wide, pointer in (
+            ("int4", 128, False, "*i32"), ("int4, groups of 32", 32, False, "*i32"),
+            ("int8", 2048, True, "*i8"),
+        )
+    },
+    "stacked fp8": Case(
+        "stacks:multiply_stack", {**STACKED, "GROUP": 128, "BYTES": True, "OFFSET": False},
+        {**CODES, **ROUTED, "weight_ptr": "*fp8e4nv"}, matrix=True, only=OWN_FP8,
+        options={"num_warps": 4, "num_stages": 3}, small_options={"num_warps": 4, "num_stages": 1},
+    ),
+    "stacked, widened": Case(
+        "stacks:multiply_stack",
+        {**STACKED, "GROUP": 128, "DENSE": True, "BYTES": False, "ROWS": 128, "COLS": 128},
+        {**CODES, **ROUTED, "weight_ptr": "*bf16"}, matrix=True,
+        options={"num_warps": 8, "num_stages": 3}, small_constants={"ROWS": 64, "COLS": 64},
+        small_options={"num_warps": 4, "num_stages": 1},
     ),
     "draw, settling": Case("draw:settle_rows", DRAWN_FROM, DRAWN, only=DRAWING),
     "draw, searching": Case(

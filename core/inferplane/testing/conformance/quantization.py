@@ -47,6 +47,9 @@ SCHEMES = (
 )
 SIZES = ((128, 64), (256, 384), (576, 192))
 TOKENS = (1, 7, 16, 33)
+EXPERTS = 5
+ROUTES = ((1, 2), (7, 1), (40, 3), (130, 2))
+"""Rows, and the experts that each of them chooses."""
 
 
 class QuantKernelConformance(Conformance):
@@ -86,6 +89,25 @@ class QuantKernelConformance(Conformance):
             for scheme, site in _served(kernel, subject):
                 weight = random_weight(scheme, site)
                 faults += product_faults(kernel, scheme, site, weight, parts)
+        assert faults == []
+
+    def test_stacks_match_each_expert_s_dequantised_weights(
+        self,
+        subject: Subject,
+        quant_kernels: list[type[QuantKernel]],
+        inferplane_kit: KitState,
+    ) -> None:
+        """Rows meet their own experts' matrices, in their own order; one expert may get them all.
+
+        Kernels without stacks are not asked for them.
+        """
+        faults = []
+        for kernel in quant_kernels:
+            if kernel.apply_each is QuantKernel.apply_each:
+                continue
+            parts = inferplane_kit.parts(subject)
+            for scheme, site in _served(kernel, subject, EXPERTS):
+                faults += _stack_faults(kernel, scheme, site, parts)
         assert faults == []
 
     def test_every_fp8_code_keeps_its_value(
@@ -172,18 +194,18 @@ def dequantized(scheme: QuantScheme, weight: CanonicalWeight) -> Tensor:
 
 
 def _served(
-    kernel: type[QuantKernel], subject: Subject
+    kernel: type[QuantKernel], subject: Subject, experts: int = 0
 ) -> Iterator[tuple[QuantScheme, LinearSite]]:
     for scheme, (inputs, outputs), dtype in product(SCHEMES, SIZES, subject.caps.compute_dtypes):
-        site = LinearSite(inputs, outputs, dtype)
+        site = LinearSite(inputs, outputs, dtype, experts)
         fits = scheme.group <= 0 or inputs % scheme.group == 0
         if fits and not kernel.supports(scheme, site, subject.caps):
             yield scheme, site
 
 
-def random_weight(scheme: QuantScheme, site: LinearSite) -> CanonicalWeight:
+def random_weight(scheme: QuantScheme, site: LinearSite, seed: int = 0) -> CanonicalWeight:
     """A layer of about unit gain, the same for the same arguments."""
-    generator = torch.Generator().manual_seed(site.in_features + scheme.group)
+    generator = torch.Generator().manual_seed(site.in_features + scheme.group + 1000 * seed)
     shape = (site.out_features, site.in_features)
     if scheme.weight == "fp8_e4m3":
         values = torch.randn(shape, generator=generator).to(torch.float8_e4m3fn)
@@ -234,6 +256,41 @@ def product_faults(
     return faults
 
 
+def _stack_faults(
+    kernel: type[QuantKernel], scheme: QuantScheme, site: LinearSite, parts: Parts
+) -> list[str]:
+    generator = torch.Generator().manual_seed(2)
+    limit = FROBENIUS["linear_4bit" if not scheme.activation else "linear_8bit"]
+    each = [random_weight(scheme, site, seed) for seed in range(site.num_experts)]
+    dense = torch.stack([dequantized(scheme, weight) for weight in each])
+    stack, faults = _stacked(each), []
+    for rows, choices in ROUTES:
+        x = torch.randn(rows, site.in_features, generator=generator)
+        x = x.to(getattr(torch, site.dtype))
+        random = torch.rand(rows, site.num_experts, generator=generator)
+        routes = {"random": random.argsort(1)[:, :choices].int()}
+        if choices == 1:
+            routes["one expert"] = torch.full_like(routes["random"], 3)
+        for name, ids in routes.items():
+            got = _apply(kernel, scheme, site, stack, x, parts, ids)
+            want = torch.einsum("ri,rkoi->rko", x.double(), dense[ids.long()]).flatten(0, 1)
+            error = float((got - want).norm() / want.norm())
+            if not error <= limit:
+                told = f"{rows} rows of {choices} experts ({name})"
+                faults.append(f"{kernel.__name__} {scheme} {site} {told}: error {error:.3g}")
+    return faults
+
+
+def _stacked(each: list[CanonicalWeight]) -> CanonicalWeight:
+    values = torch.stack([weight.values.view(torch.int8) for weight in each])
+    offsets = [weight.offsets for weight in each if weight.offsets is not None]
+    return CanonicalWeight(
+        values.view(each[0].values.dtype),
+        torch.stack([weight.scales for weight in each]),
+        torch.stack(offsets) if offsets else None,
+    )
+
+
 def _apply(
     kernel: type[QuantKernel],
     scheme: QuantScheme,
@@ -241,8 +298,9 @@ def _apply(
     weight: CanonicalWeight,
     x: Tensor,
     parts: Parts,
+    ids: Tensor | None = None,
 ) -> Tensor:
-    """f64 [T,O] from the device."""
+    """f64 [T,O] from the device; [T*k,O] of a stack, for the experts ids i32[T,k]."""
     device = parts.torch_device
     with parts.runtime.guard():
         moved = CanonicalWeight(
@@ -252,4 +310,6 @@ def _apply(
         )
         made = kernel(scheme, site, parts.runtime)
         packed = made.repack(moved)
+        if ids is not None:
+            return made.apply_each(x.to(device), packed, ids.to(device)).cpu().double()
         return made.apply(x.to(device), packed).cpu().double()

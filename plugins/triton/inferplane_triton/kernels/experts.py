@@ -9,7 +9,7 @@ from torch import Tensor
 from inferplane_triton.device.experts import gate_experts, lower_experts, sort_pairs, sum_experts
 from inferplane_triton.tuning import expert_tuning, target
 
-__all__ = ["fused_moe"]
+__all__ = ["fused_moe", "sorted_pairs"]
 
 _SORTED = 1024
 """Pairs of a loop step."""
@@ -31,9 +31,7 @@ def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: s
     found = target()
     tuning = expert_tuning(found, -(-pairs // experts), x.element_size())
     x, ids, w = x.contiguous(), ids.contiguous(), w.contiguous()
-    order = torch.empty(pairs, dtype=torch.int32, device=x.device)
-    counts = torch.empty(experts, dtype=torch.int32, device=x.device)
-    sort_pairs[(experts,)](ids, order, counts, pairs, BLOCK=_SORTED, num_warps=4)
+    order, counts = sorted_pairs(ids, experts)
     tiles = pairs // tuning.rows + min(experts, pairs)
     made = torch.empty((pairs, inner), dtype=x.dtype, device=x.device)
     parts = torch.empty((pairs, size), dtype=x.dtype, device=x.device)
@@ -60,3 +58,11 @@ def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: s
         parts, w, out, CHOICES=choices, SIZE=size, BLOCK=block, num_warps=4
     )
     return out
+
+
+def sorted_pairs(ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """(pairs i32[P] by expert, each expert's in their order; how many it has i32[E]) of ids."""
+    order = torch.empty(ids.numel(), dtype=torch.int32, device=ids.device)
+    counts = torch.empty(experts, dtype=torch.int32, device=ids.device)
+    sort_pairs[(experts,)](ids, order, counts, ids.numel(), BLOCK=_SORTED, num_warps=4)
+    return order, counts

@@ -28,7 +28,9 @@ from inferplane_triton.device.quantized import (
     tile_codes,
     widen_codes,
 )
-from inferplane_triton.tuning import code_tuning, target, tile_tuning
+from inferplane_triton.device.stacks import multiply_stack
+from inferplane_triton.kernels.experts import sorted_pairs
+from inferplane_triton.tuning import code_tuning, expert_tuning, target, tile_tuning
 
 __all__ = ["STREAMED_ROWS", "WeightOnly"]
 
@@ -36,6 +38,12 @@ STREAMED_ROWS = 4
 _WIDENED_ROWS = 17
 """From here on the vendor's product repays a copy of the weights in high precision: on an H200 64
 rows took 13 times bfloat16's time in tiles, which widen them again for each tile of rows."""
+_WIDENED_EACH = 8
+"""Likewise, rows that each expert of a stack has on average: tiles of few rows are bound by how
+fast codes are widened."""
+_TILE_COLS = 64
+_REPACKED_ROWS = 1 << 16
+"""At once: what widens them takes twelve times their room."""
 _CODES = ("int4", "int8", "fp8_e4m3")
 
 
@@ -63,8 +71,8 @@ class WeightOnly(QuantKernel):
             reasons.append(f"reads fp8 as e4m3fn, this device has {caps.fp8}")
         if site.dtype not in ("bfloat16", "float16"):
             reasons.append(f"multiplies 16-bit activations, not {site.dtype}")
-        if site.num_experts:
-            reasons.append("has no stacks of experts")
+        if site.num_experts and (scheme.reordered or scheme.activation_scale == "static"):
+            reasons.append("has no stacks of experts with orders or input scales of their own")
         group = scheme.group if scheme.group > 0 else site.in_features
         if _power_of_two_in(group) < 32:
             reasons.append(f"{group} inputs share a scale: needs a multiple of 32")
@@ -73,9 +81,11 @@ class WeightOnly(QuantKernel):
         return tuple(reasons)
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
-        """Codes [O,I], 4-bit ones as i32 [O,I/8]; scales and offsets f32 [O,G]."""
-        codes = weight.values if self._bytes else _words(weight.values)
-        outputs = self._site.out_features
+        """Codes [O,I], 4-bit ones as i32 [O,I/8]; scales and offsets f32 [O,G]. Of a stack matrix
+        after matrix."""
+        values = weight.values.flatten(0, -2)
+        codes = values if self._bytes else _words(values)
+        outputs = weight.values.shape[:-1]
         packed = {"codes": codes.contiguous(), "scales": _rows(weight.scales, outputs)}
         if weight.offsets is not None:
             packed["offsets"] = _rows(weight.offsets, outputs)
@@ -101,6 +111,37 @@ class WeightOnly(QuantKernel):
             self._stream(x, packed, bias, out)
         else:
             self._tile(x, packed, bias, out)
+        return out
+
+    def apply_each(self, x: Tensor, packed: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        """x[R,I] and ids i32[R,k] -> [R*k,O]; activations are rounded first where the scheme says
+        so. Codes are widened in tiles, or, for many rows of an expert, all at once before."""
+        x = requantize_input(x, self._scheme, None).contiguous()
+        outputs, inputs, experts = self._site.out_features, x.shape[1], self._site.num_experts
+        pairs, scales = ids.numel(), packed["scales"]
+        out = torch.empty((pairs, outputs), dtype=x.dtype, device=x.device)
+        if not pairs:
+            return out
+        average = -(-pairs // experts)
+        is_dense = average >= _WIDENED_EACH
+        order, counts = sorted_pairs(ids.contiguous(), experts)
+        weights = self._widened(packed, x.dtype) if is_dense else packed["codes"]
+        if is_dense:
+            dense = expert_tuning(self._target, average, x.element_size())
+            rows, cols, step = dense.rows, dense.cols, dense.inputs
+            launch = {"num_warps": dense.warps, "num_stages": dense.stages}
+        else:
+            tiles = tile_tuning(self._target, average)
+            rows, cols, step = tiles.rows, _TILE_COLS, 0
+            launch = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+        grid = triton.cdiv(outputs, cols), pairs // rows + min(experts, pairs)
+        multiply_stack[grid](
+            x, weights, scales, packed.get("offsets", scales), order, counts, out, outputs,
+            CHOICES=ids.shape[1], EXPERTS=experts, E_PAD=int(triton.next_power_of_2(experts)),
+            INPUTS=inputs, GROUP=self._group, WIDE=min(self._power, 8), ROWS=rows, COLS=cols,
+            STEP=step, DENSE=is_dense, BYTES=self._bytes, OFFSET="offsets" in packed,
+            UPCAST=self._upcast, **launch,
+        )  # fmt: skip
         return out
 
     def _stream(
@@ -136,7 +177,7 @@ class WeightOnly(QuantKernel):
         self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out: Tensor
     ) -> None:
         scales = packed["scales"]
-        tuning, wide = tile_tuning(self._target, len(x)), 64
+        tuning, wide = tile_tuning(self._target, len(x)), _TILE_COLS
         grid = triton.cdiv(out.shape[1], wide), triton.cdiv(len(x), tuning.rows)
         tile_codes[grid](
             x, packed["codes"], scales, packed.get("offsets", scales),
@@ -161,16 +202,21 @@ class WeightOnly(QuantKernel):
 
 def _words(values: Tensor) -> Tensor:
     """Codes i8[O,I] -> i32[O,I/8]: eight a word, as `device.quantized` says."""
-    nibbles = (values.to(torch.int32) + 8).view(len(values), 8, -1)
-    words = nibbles[:, 0].clone()
-    for place in range(1, 8):
-        words |= nibbles[:, place] << (4 * place)
-    return words
+    made = []
+    for first in range(0, len(values), _REPACKED_ROWS):
+        rows = values[first : first + _REPACKED_ROWS]
+        nibbles = (rows.to(torch.int32) + 8).view(len(rows), 8, -1)
+        words = nibbles[:, 0].clone()
+        for place in range(1, 8):
+            words |= nibbles[:, place] << (4 * place)
+        made.append(words)
+    return torch.cat(made)
 
 
-def _rows(part: Tensor, outputs: int) -> Tensor:
-    """[O,G], also where one scale serves all outputs."""
-    return part.float().reshape(-1, part.shape[-1]).expand(outputs, -1).contiguous()
+def _rows(part: Tensor, outputs: torch.Size) -> Tensor:
+    """[O,G], also where one scale serves all outputs; [E*O,G] of a stack."""
+    each = part.float().reshape(*outputs[:-1], -1, part.shape[-1])
+    return each.expand(*outputs, -1).flatten(0, -2).contiguous()
 
 
 def _power_of_two_in(size: int) -> int:
