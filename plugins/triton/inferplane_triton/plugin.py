@@ -24,6 +24,7 @@ def register_kernels(register: Register) -> None:
     register("linear/1", _KERNELS + "linear:LINEAR", on=on)
     register("add_norm_linear/1", _KERNELS + "fused:ADD_NORM_LINEAR", on=on)
     register("silu_mul_linear/1", _KERNELS + "fused:SILU_MUL_LINEAR", on=on)
+    register("moe_topk/1", _KERNELS + "experts:moe_topk", on=on)
     register("fused_moe/1", _KERNELS + "experts:fused_moe", on=on)
     register("sample/1", _KERNELS + "sampling:SAMPLE", on=on)
 

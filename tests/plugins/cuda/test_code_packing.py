@@ -48,13 +48,13 @@ def test_fp8_codes_keep_their_bits() -> None:
 
 def test_scales_of_two_tiles_and_a_group_lie_together() -> None:
     scales = torch.rand(_OUTPUTS, 3)
-    packed = pack_scales(scales, _OUTPUTS)
+    packed = pack_scales(scales, torch.Size([_OUTPUTS]))
     assert packed.shape == (padded_outputs(_OUTPUTS) // 32, 3, 32)
     assert packed[1, 2, 7] == scales[39, 2]
 
 
 def test_one_scale_for_all_outputs_serves_each() -> None:
-    packed = pack_scales(torch.tensor([[3.0]]), _OUTPUTS)
+    packed = pack_scales(torch.tensor([[3.0]]), torch.Size([_OUTPUTS]))
     assert packed.flatten()[:_OUTPUTS].eq(3.0).all()
 
 

@@ -561,7 +561,7 @@ def _packed(weight: CanonicalWeight, scheme: QuantScheme) -> Matrix:
         return Matrix(_weights(scheme), weight.values, outputs, inputs, scales, given=given)
     pack = packing.pack_nibbles if scheme.weight == "int4" else packing.pack_bytes
     kinds = [
-        None if one is None else packing.pack_scales(one, outputs)
+        None if one is None else packing.pack_scales(one, torch.Size([outputs]))
         for one in (weight.scales, weight.offsets)
     ]
     return Matrix(_weights(scheme), pack(weight.values), outputs, inputs, *kinds)

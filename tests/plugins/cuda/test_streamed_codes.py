@@ -136,7 +136,7 @@ def _packed(weight: CanonicalWeight, scheme: QuantScheme) -> dict[str, torch.Ten
     laid = {"codes": pack(weight.values)}
     for name, kinds in (("scales", weight.scales), ("offsets", weight.offsets)):
         if kinds is not None:
-            laid[name] = packing.pack_scales(kinds, len(weight.values))
+            laid[name] = packing.pack_scales(kinds, weight.values.shape[:-1])
     return laid
 
 

@@ -325,6 +325,14 @@ CASES = {
         "draw:gather_rows", {**DRAWN_FROM, "BLOCK": 2048}, DRAWN, options={"num_warps": 8},
         only=DRAWING,
     ),
+    "experts, choosing": Case(
+        "experts:choose_experts",
+        {
+            "EXPERTS": 128, "E_PAD": 128, "CHOICES": 8, "C_PAD": 8, "RENORMALIZE": True,
+            "SIGMOID": False,
+        },
+        ROUTED | {"weight_ptr": "*fp32"}, options={"num_warps": 1},
+    ),
     "experts, sorting": Case("experts:sort_pairs", {"BLOCK": 1024}, ROUTED),
     "experts, few rows": Case(
         "experts:gate_experts", {**EXPERTS, "ROWS": 16, "STEP": 128, "CHOICES": 8, "GELU": False},

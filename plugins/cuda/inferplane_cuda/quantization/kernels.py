@@ -1,6 +1,6 @@
 """Quantisation kernels: few rows stream the codes, many go to the vendor's product.
 
-T tokens, O outputs, I inputs, G groups.
+T tokens, O outputs, I inputs, G groups; k experts of a row, out of E.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from inferplane_cuda.persistent.launcher import longest_row
 from inferplane_cuda.persistent.tape import settle, tape_for
 from inferplane_cuda.programs import compiler_problem
 from inferplane_cuda.quantization import packing, stream
+from inferplane_triton.gpu.runtime import GpuRuntime
+from inferplane_triton.kernels.stacks import Routes, multiply_widened
 from inferplane_triton.quantization.int8 import Int8Activations
 from inferplane_triton.quantization.scaled import ScaledFp8, round_to_fp8
+from inferplane_triton.quantization.weight_only import WeightOnly
 
 __all__ = ["StreamedFp8", "StreamedInt8", "StreamedWeights"]
 
@@ -38,6 +41,9 @@ _WIDENED_ROWS = 128
 """From here on the vendor's product repays a copy of the weights in 16 bits."""
 _SCALED_ROWS = 32
 """Likewise for its product of fp8 by fp8."""
+_WIDENED_EACH = 48
+_SCALED_EACH = 64
+"""Likewise, rows that each expert of a stack has on average."""
 _FUSED_ROWS = 4
 _GROUPS = (32, 64, 128, 256, 512)
 
@@ -47,14 +53,15 @@ class StreamedWeights(QuantKernel):
 
     def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
         self._site = site
+        self._device = device
         self._bytes = scheme.weight != "int4"
-        self._variant = stream.variant_of(scheme, site.dtype)
+        self._variant = stream.variant_of(scheme, site.dtype, experts=site.num_experts)
         stream.prepare(self._variant, site.in_features)
 
     @classmethod
     def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
         """Weights alone are quantised; chunks of 64 inputs, groups of whole units of 32."""
-        reasons = _common_reasons(site)
+        reasons = _common_reasons(scheme, site)
         if scheme.weight not in ("int4", "int8", "fp8_e4m3"):
             reasons.append(f"has no codes for {scheme.weight}")
         if "bfloat16" not in caps.compute_dtypes:
@@ -70,15 +77,17 @@ class StreamedWeights(QuantKernel):
         return tuple(reasons)
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
-        """Codes in the order of `packing`, scales and offsets f32 [O/32, G, 32]."""
+        """Codes in the order of `packing`, scales and offsets f32 [O/32, G, 32]; of a stack matrix
+        after matrix."""
         pack = packing.pack_bytes if self._bytes else packing.pack_nibbles
-        outputs = self._site.out_features
-        packed = {
-            "codes": pack(weight.values),
-            "scales": packing.pack_scales(weight.scales, outputs),
-        }
+        if self._site.num_experts:  # one by one, since packing takes many times a matrix's room
+            codes = torch.cat([pack(matrix) for matrix in weight.values])
+        else:
+            codes = pack(weight.values)
+        scales = packing.pack_scales(weight.scales, weight.values.shape[:-1])
+        packed = {"codes": codes, "scales": scales}
         if weight.offsets is not None:
-            packed["offsets"] = packing.pack_scales(weight.offsets, outputs)
+            packed["offsets"] = packing.pack_scales(weight.offsets, weight.values.shape[:-1])
         if weight.order is not None:
             packed["order"] = weight.order
         return packed
@@ -97,6 +106,20 @@ class StreamedWeights(QuantKernel):
             return F.linear(x, weights, bias)
         return stream.stream(self._variant, _readable(x), packed, outputs, bias, x.dtype)
 
+    def apply_each(self, x: Tensor, packed: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        """x[T,I] and ids i32[T,k] -> [T*k,O] in x's dtype."""
+        outputs, inputs, experts = self._site.out_features, x.shape[1], self._site.num_experts
+        settle()
+        if not ids.numel():
+            return x.new_empty(0, outputs)
+        routes = Routes.of(ids, experts)
+        if routes.average > _WIDENED_EACH:
+            weights = stream.widen(self._variant, packed, experts * outputs, inputs, x.dtype)
+            return multiply_widened(x, weights, routes)
+        if _rehearses(self._device):
+            return x.new_empty(ids.numel(), outputs)
+        return stream.stream_stack(self._variant, _readable(x), packed, outputs, x.dtype, routes)
+
 
 class _StreamedRounded(QuantKernel):
     """8-bit codes times activations of the same kind: few rows are rounded on the way."""
@@ -108,22 +131,27 @@ class _StreamedRounded(QuantKernel):
 
     def __init__(self, scheme: QuantScheme, site: LinearSite, device: DeviceRuntime) -> None:
         self._site = site
+        self._device = device
         self._product = self._many(scheme, site, device)
         static = scheme.activation_scale == "static"
-        self._variant = stream.variant_of(scheme, site.dtype, static)
+        self._variant = stream.variant_of(scheme, site.dtype, static, site.num_experts)
         self._rounded = replace(self._variant, INPUT=2, GIVEN=0)
-        stream.prepare(self._variant, site.in_features)
+        self._stacks = WeightOnly(scheme, site, device) if site.num_experts else None
+        stream.prepare(self._rounded if site.num_experts else self._variant, site.in_features)
 
     @classmethod
     def supports(cls, scheme: QuantScheme, site: LinearSite, caps: Capabilities) -> Reasons:
         """What the product for many rows needs, and chunks of 64 inputs."""
-        reasons = [*_common_reasons(site), *cls._many.supports(scheme, site, caps)]
+        single = replace(site, num_experts=0)  # stacks of many rows have another product
+        reasons = [*_common_reasons(scheme, site), *cls._many.supports(scheme, single, caps)]
         if scheme.activation_scale == "tensor":
             reasons.append("needs a scale a token, or one that is given")
         return tuple(reasons)
 
     def repack(self, weight: CanonicalWeight) -> Mapping[str, Tensor]:
-        """Codes [O,I] as they are, scales f32."""
+        """Codes [O,I] as they are, scales f32; of a stack matrix after matrix."""
+        if self._stacks is not None:
+            return self._stacks.repack(weight)
         packed = self._product.repack(weight)
         return {**packed, "codes": packed[self._codes]}
 
@@ -139,6 +167,20 @@ class _StreamedRounded(QuantKernel):
             return stream.stream(self._variant, _readable(x), packed, outputs, bias, x.dtype, given)
         q, scales = self._round(x, given)
         return stream.stream(self._rounded, q, packed, outputs, bias, x.dtype, scales)
+
+    def apply_each(self, x: Tensor, packed: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        """x[T,I] and ids i32[T,k] -> [T*k,O] in x's dtype."""
+        assert self._stacks is not None
+        settle()
+        average = -(-ids.numel() // self._site.num_experts)
+        if not average or average > _SCALED_EACH:
+            return self._stacks.apply_each(x, packed, ids)
+        routes = Routes.of(ids, self._site.num_experts)
+        q, scales = self._round(x, None)
+        outputs = self._site.out_features
+        if _rehearses(self._device):
+            return x.new_empty(ids.numel(), outputs)
+        return stream.stream_stack(self._rounded, q, packed, outputs, x.dtype, routes, scales)
 
     @abstractmethod
     def _round(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -183,7 +225,7 @@ def _noted(
     return Matrix(weights, packed["codes"], outputs, inputs, scales, offsets, bias, given)
 
 
-def _common_reasons(site: LinearSite) -> list[str]:
+def _common_reasons(scheme: QuantScheme, site: LinearSite) -> list[str]:
     """What every kernel here asks for."""
     reasons = []
     if problem := compiler_problem():
@@ -192,9 +234,16 @@ def _common_reasons(site: LinearSite) -> list[str]:
         reasons.append(f"multiplies 16-bit activations, not {site.dtype}")
     if site.in_features % packing.CHUNK:
         reasons.append(f"{site.in_features} inputs: needs a multiple of {packing.CHUNK}")
-    if site.num_experts:
-        reasons.append("has no stacks of experts")
+    if site.num_experts and (scheme.reordered or scheme.activation_scale == "static"):
+        reasons.append("has no stacks of experts with orders or input scales of their own")
+    if site.num_experts and site.out_features % packing.TILES:
+        reasons.append(f"experts of {site.out_features} outputs: needs a multiple of 32")
     return reasons
+
+
+def _rehearses(device: DeviceRuntime) -> bool:
+    """Whether Triton's kernels are only noted now: then nobody has sorted the routes."""
+    return isinstance(device, GpuRuntime) and device.rehearsing
 
 
 def _readable(x: Tensor) -> Tensor:

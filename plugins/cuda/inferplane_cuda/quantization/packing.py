@@ -48,10 +48,14 @@ def pack_bytes(values: Tensor) -> Tensor:
     return parts.permute(0, 3, 4, 2, 5, 6, 1, 7).reshape(tiles, chunks, 2, 32, 16).contiguous()
 
 
-def pack_scales(scales: Tensor, outputs: int) -> Tensor:
-    """f32[O or 1, G] -> f32[padded O/32, G, 32]: those of two tiles and a group lie together."""
-    wide = scales.float().reshape(-1, scales.shape[-1]).expand(outputs, -1)
-    filled = F.pad(wide, (0, 0, 0, padded_outputs(outputs) - outputs))
+def pack_scales(scales: Tensor, outputs: torch.Size) -> Tensor:
+    """f32[O or 1, G] -> f32[padded O/32, G, 32]: those of two tiles and a group lie together.
+
+    `outputs` is [O]; [E,O] of a stack, whose O is whole tiles.
+    """
+    each = scales.float().reshape(*outputs[:-1], -1, scales.shape[-1])
+    wide = each.expand(*outputs, -1).flatten(0, -2)
+    filled = F.pad(wide, (0, 0, 0, padded_outputs(len(wide)) - len(wide)))
     return filled.view(-1, TILES, scales.shape[-1]).transpose(1, 2).contiguous()
 
 

@@ -1,19 +1,42 @@
-// The product. `codes.cu` says what is meant and comes first.
+// The product. `codes.cu` and `rows.cu` say what is meant and come first.
 
 static_assert(GROUP == 0 || MT == 2, "scales of 32 outputs lie together");
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 1 ? 2 : 1)
 stream(const void* x, const uint4* codes, const float* scales, const float* offsets,
        const float* x_scales, const u16* bias, u16* out, int rows, int outputs, int inputs,
-       int x_stride) {
+       int x_stride
+#if STACK
+       , const int* order, const int* counts, int choices  // experts of a row of x
+#endif
+) {
   extern __shared__ uint4 pool[];  // chunks in flight, then HELD: x and (INPUT 1) a scale a row
   __shared__ float sums[SETS][WARPS][MT * NT * 128];
 #if INPUT == 1
   __shared__ float peaks[WARPS];
 #endif
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
-  const int first = blockIdx.x * 8 * NT, here = min(8 * NT, rows - first);
   const int chunks = inputs / 64;
+#if STACK
+  follow();
+  const Rows own = rows_of(counts, blockIdx.x);
+  const int here = own.count;
+  if (!here) return;
+  __shared__ int pairs[8 * NT];
+  if (threadIdx.x < here) pairs[threadIdx.x] = order[own.first + threadIdx.x];
+  __syncthreads();
+  codes += i64(own.expert) * outputs * chunks * (CODES == 4 ? 2 : 4);
+  scales += i64(own.expert) * outputs * (GROUP ? inputs / GROUP : 1);
+#if OFFSET
+  offsets += i64(own.expert) * outputs * (inputs / GROUP);
+#endif
+  const auto row_of_x = [&](int row) { return pairs[row] / choices; };
+  const auto row_of_out = [&](int row) { return pairs[row]; };
+#else
+  const int first = blockIdx.x * 8 * NT, here = min(8 * NT, rows - first);
+  const auto row_of_x = [&](int row) { return first + row; };
+  const auto row_of_out = row_of_x;
+#endif
   const int tiles = (outputs + 16 * MT - 1) / (16 * MT);
 
   uint4* const slots = pool + warp * DEPTH * SLOT;
@@ -73,11 +96,8 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
   begin_tile();
 #pragma unroll
   for (int d = 0; d < DEPTH; ++d) fetch(slots + d * SLOT);
-#if __CUDA_ARCH__ >= 900
-  // Weights depend on nobody. From here on what the kernel before has written is needed; the one
-  // behind may begin to read its own weights.
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+#if !STACK
+  follow();  // weights depend on nobody, but from here on x is needed
 #endif
 
   const void* from;
@@ -86,7 +106,7 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
   u8* const coded = reinterpret_cast<u8*>(held);
   float* const row_scales = reinterpret_cast<float*>(coded + i64(here) * inputs);
   for (int r = 0; r < here; ++r) {
-    const u16* row = static_cast<const u16*>(x) + i64(first + r) * x_stride;
+    const u16* row = static_cast<const u16*>(x) + i64(row_of_x(r)) * x_stride;
     uint4 kept[KEPT];  // each thread's share of the row
 #pragma unroll
     for (int j = 0; j < KEPT; ++j) {
@@ -129,12 +149,26 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
   from = held;
   stride = inputs;
 #else
+#if STACK
+  from = x;
+#else
   from = static_cast<const u8*>(x) + i64(first) * x_stride * (WIDE ? 2 : 1);
+#endif
+#endif
+#if STACK && !HELD
+  i64 starts[NT];  // of this lane's rows
+#pragma unroll
+  for (int n = 0; n < NT; ++n) starts[n] = 8 * n + g < here ? i64(row_of_x(8 * n + g)) * stride : 0;
 #endif
   // Where this lane reads x: input 0 of its first chunk, in its first row.
   const int lane_start = warp * 64 + (WIDE ? 8 * t : 16 * t);
   const auto x_at = [&](int column, int n) {
-    return load_x(from, i64(8 * n + g) * stride + column, 8 * n + g < here);
+#if STACK && !HELD
+    const i64 start = starts[n];
+#else
+    const i64 start = i64(8 * n + g) * stride;
+#endif
+    return load_x(from, start + column, 8 * n + g < here);
   };
 
   float acc[MT][NT][4] = {};
@@ -178,10 +212,10 @@ stream(const void* x, const uint4* codes, const float* scales, const float* offs
 #if INPUT == 1
       sum *= row_scales[row];
 #elif INPUT == 2
-      sum *= x_scales[first + row];
+      sum *= x_scales[row_of_x(row)];
 #endif
       if (bias) sum += wide(bias[o]);
-      out[i64(first + row) * outputs + o] = narrow(sum);
+      out[i64(row_of_out(row)) * outputs + o] = narrow(sum);
     }
     if (SETS == 1) __syncthreads();
     turn ^= SETS - 1;

@@ -1,4 +1,7 @@
-"""How `stream.cu` is compiled and launched. T tokens, O outputs, I inputs."""
+"""How `stream.cu` is compiled and launched.
+
+T tokens, O outputs, I inputs, E experts of a stack, k of each row, P = T * k pairs of both.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,29 @@ from torch import Tensor
 
 from inferplane.interfaces import QuantScheme
 from inferplane_cuda.programs import Program
+from inferplane_triton.kernels.stacks import Routes
 
-__all__ = ["SOURCES", "Variant", "fits", "needed", "prepare", "stream", "variant_of", "widen"]
+__all__ = [
+    "SOURCES",
+    "Variant",
+    "fits",
+    "needed",
+    "prepare",
+    "stack_sized",
+    "stream",
+    "stream_stack",
+    "variant_of",
+    "widen",
+]
 
 _FUSED_BYTES = 32 * 1024
 """Rows that are rounded on the way lie in on-chip memory."""
 _ROOMY_BYTES = 120 * 1024
 _KEPT_INPUTS = 16384
 """A row's share of each thread passes through its registers on the way there."""
-SOURCES = ("codes.cu", "stream.cu", "widen.cu")
+_LEAST_SHARES = 4
+"""Blocks among which the outputs of an expert's rows are divided, at the least."""
+SOURCES = ("codes.cu", "rows.cu", "stream.cu", "widen.cu")
 _CODES = {"int4": 4, "int8": 8, "fp8_e4m3": 7}
 _TILES_OF_ROWS = (1, 2, 4)
 
@@ -40,6 +57,7 @@ class Variant:
     WARPS: int = 8
     DEPTH: int = 4
     HELD: int = 0
+    STACK: int = 0
 
     @property
     def flight_bytes(self) -> int:
@@ -56,7 +74,7 @@ def fits(variant: Variant, rows: int, inputs: int) -> bool:
     return rows <= 8 and rows * each <= _FUSED_BYTES and inputs <= _KEPT_INPUTS
 
 
-def variant_of(scheme: QuantScheme, dtype: str, given: bool = False) -> Variant:
+def variant_of(scheme: QuantScheme, dtype: str, given: bool = False, experts: int = 0) -> Variant:
     """Codes, groups and offsets of a scheme; x in 16 bits, or rounded where the scheme says so."""
     return Variant(
         CODES=_CODES[scheme.weight],
@@ -65,6 +83,7 @@ def variant_of(scheme: QuantScheme, dtype: str, given: bool = False) -> Variant:
         GROUP=max(scheme.group, 0),
         OFFSET=int(scheme.offset),
         GIVEN=int(given),
+        STACK=experts,
     )
 
 
@@ -103,6 +122,42 @@ def stream(
     return out
 
 
+def stream_stack(
+    variant: Variant,
+    x: Tensor,
+    packed: Mapping[str, Tensor],
+    outputs: int,
+    dtype: torch.dtype,
+    routes: Routes,
+    x_scales: Tensor | None = None,
+) -> Tensor:
+    """x[T,I] -> [P,O] of `dtype`, a row's experts after one another; x's inputs are contiguous.
+
+    Matrices lie one after another; O is a multiple of 32. Grids depend on shapes alone.
+    """
+    inputs, experts, num_pairs = x.shape[1], variant.STACK, len(routes.order)
+    chosen = stack_sized(variant, routes.average, inputs)
+    program = _program(chosen)
+    function, threads, tall = program.function("stream"), 32 * chosen.WARPS, 8 * chosen.NT
+    out = torch.empty((num_pairs, outputs), dtype=dtype, device=x.device)
+    shared = chosen.flight_bytes + (2 * tall * inputs if chosen.HELD else 0)
+    across, tiles = num_pairs // tall + min(experts, num_pairs), outputs // (16 * chosen.MT)
+    room = program.resident_blocks(function, threads, shared)
+    each = -(-tiles // max(_LEAST_SHARES, room // across))
+    arguments = (
+        x, packed["codes"], packed["scales"], packed.get("offsets"), x_scales, None, out,
+        num_pairs, outputs, inputs, x.stride(0), routes.order, routes.counts, routes.choices,
+    )  # fmt: skip
+    program.launch(function, (across, -(-tiles // each)), threads, arguments, shared)
+    return out
+
+
+def stack_sized(variant: Variant, average: int, inputs: int) -> Variant:
+    """For so many rows of an expert on average: most have no more than twice as many."""
+    rows = 8 if average == 1 else 2 * average
+    return _sized(variant, rows, inputs)
+
+
 def widen(
     variant: Variant, packed: Mapping[str, Tensor], outputs: int, inputs: int, dtype: torch.dtype
 ) -> Tensor:
@@ -119,7 +174,10 @@ def widen(
 
 
 def needed(variant: Variant, inputs: int) -> list[Variant]:
-    """What `stream` will choose among for a matrix of so many inputs."""
+    """What `stream` and `stream_stack` choose among for matrices of so many inputs."""
+    if variant.STACK:
+        each = (stack_sized(variant, 4 * tiles, inputs) for tiles in _TILES_OF_ROWS)
+        return list(dict.fromkeys(each))
     rows = [1, *(8 * tiles for tiles in _TILES_OF_ROWS)]
     if variant.INPUT == 0:
         return list(dict.fromkeys(_sized(variant, r, inputs) for r in rows))

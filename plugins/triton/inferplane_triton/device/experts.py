@@ -10,6 +10,38 @@ import triton
 import triton.language as tl
 
 
+@triton.jit
+def choose_experts(
+    logits_ptr, weight_ptr, ids, stride, EXPERTS: tl.constexpr, E_PAD: tl.constexpr,
+    CHOICES: tl.constexpr, C_PAD: tl.constexpr, RENORMALIZE: tl.constexpr, SIGMOID: tl.constexpr,
+):  # fmt: skip
+    """Program t: the best experts of token t, best first, the lower of equal ones; all are there,
+    also for logits that are no numbers."""
+    token = tl.program_id(0).to(tl.int64)
+    expert, place = tl.arange(0, E_PAD), tl.arange(0, C_PAD)
+    known = expert < EXPERTS
+    x = tl.load(logits_ptr + token * stride + expert, mask=known, other=0.0).to(tl.float32)
+    if SIGMOID:
+        scores = 1.0 / (1.0 + tl.exp(-x))
+    else:
+        scores = tl.exp(x - tl.max(tl.where(known, x, float("-inf")), axis=0))
+        scores = scores / tl.sum(tl.where(known, scores, 0.0), axis=0)
+    left = tl.where(known & (scores >= 0.0), scores, -1.0)
+    weights, chosen = tl.zeros([C_PAD], tl.float32), tl.zeros([C_PAD], tl.int32)
+    for choice in tl.static_range(CHOICES):
+        best = tl.max(left, axis=0)
+        first = tl.min(tl.where((left == best) & known, expert, EXPERTS - 1), axis=0)
+        weights = tl.where(place == choice, best, weights)
+        chosen = tl.where(place == choice, first, chosen)
+        left = tl.where(expert == first, -1.0, left)
+    weights = tl.where(weights < 0.0, float("nan"), weights)  # what was no number stays none
+    if RENORMALIZE:
+        weights = weights / tl.sum(weights, axis=0)
+    at = token * CHOICES + place
+    tl.store(weight_ptr + at, weights, mask=place < CHOICES)
+    tl.store(ids + at, chosen, mask=place < CHOICES)
+
+
 @triton.jit(do_not_specialize=["num_pairs"])
 def sort_pairs(ids, order, counts, num_pairs, BLOCK: tl.constexpr):
     """Program e: counts[e], and the pairs of expert e in their order at their place in order[P]."""

@@ -1,4 +1,4 @@
-"""fused_moe/1."""
+"""moe_topk/1 and fused_moe/1."""
 
 from __future__ import annotations
 
@@ -6,14 +6,37 @@ import torch
 import triton
 from torch import Tensor
 
-from inferplane_triton.device.experts import gate_experts, lower_experts, sort_pairs, sum_experts
+from inferplane_triton.device.experts import (
+    choose_experts,
+    gate_experts,
+    lower_experts,
+    sum_experts,
+)
+from inferplane_triton.kernels.stacks import Routes
 from inferplane_triton.tuning import expert_tuning, target
 
-__all__ = ["fused_moe", "sorted_pairs"]
+__all__ = ["fused_moe", "moe_topk"]
 
-_SORTED = 1024
-"""Pairs of a loop step."""
 _SUMMED = 1024
+
+
+def moe_topk(logits: Tensor, k: int, renormalize: bool, scoring: str) -> tuple[Tensor, Tensor]:
+    """(weights f32[T,k], expert ids i32[T,k]) of the k best experts for logits[T,E].
+
+    `scoring` is "softmax" or "sigmoid"; `renormalize` makes the weights of a token add up to 1.
+    """
+    tokens, experts = logits.shape
+    weights = torch.empty((tokens, k), dtype=torch.float32, device=logits.device)
+    ids = torch.empty((tokens, k), dtype=torch.int32, device=logits.device)
+    if tokens:
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        choose_experts[(tokens,)](
+            logits, weights, ids, logits.stride(0), EXPERTS=experts,
+            E_PAD=int(triton.next_power_of_2(experts)), CHOICES=k,
+            C_PAD=int(triton.next_power_of_2(k)), RENORMALIZE=renormalize,
+            SIGMOID=scoring == "sigmoid", num_warps=1,
+        )  # fmt: skip
+    return weights, ids
 
 
 def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: str) -> Tensor:
@@ -31,7 +54,8 @@ def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: s
     found = target()
     tuning = expert_tuning(found, -(-pairs // experts), x.element_size())
     x, ids, w = x.contiguous(), ids.contiguous(), w.contiguous()
-    order, counts = sorted_pairs(ids, experts)
+    routes = Routes.of(ids, experts)
+    order, counts = routes.order, routes.counts
     tiles = pairs // tuning.rows + min(experts, pairs)
     made = torch.empty((pairs, inner), dtype=x.dtype, device=x.device)
     parts = torch.empty((pairs, size), dtype=x.dtype, device=x.device)
@@ -58,11 +82,3 @@ def fused_moe(x: Tensor, w13: Tensor, w2: Tensor, w: Tensor, ids: Tensor, act: s
         parts, w, out, CHOICES=choices, SIZE=size, BLOCK=block, num_warps=4
     )
     return out
-
-
-def sorted_pairs(ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """(pairs i32[P] by expert, each expert's in their order; how many it has i32[E]) of ids."""
-    order = torch.empty(ids.numel(), dtype=torch.int32, device=ids.device)
-    counts = torch.empty(experts, dtype=torch.int32, device=ids.device)
-    sort_pairs[(experts,)](ids, order, counts, ids.numel(), BLOCK=_SORTED, num_warps=4)
-    return order, counts

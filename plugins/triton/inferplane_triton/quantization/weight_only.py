@@ -29,8 +29,8 @@ from inferplane_triton.device.quantized import (
     widen_codes,
 )
 from inferplane_triton.device.stacks import multiply_stack
-from inferplane_triton.kernels.experts import sorted_pairs
-from inferplane_triton.tuning import code_tuning, expert_tuning, target, tile_tuning
+from inferplane_triton.kernels.stacks import Routes, multiply_widened
+from inferplane_triton.tuning import code_tuning, target, tile_tuning
 
 __all__ = ["STREAMED_ROWS", "WeightOnly"]
 
@@ -117,30 +117,22 @@ class WeightOnly(QuantKernel):
         """x[R,I] and ids i32[R,k] -> [R*k,O]; activations are rounded first where the scheme says
         so. Codes are widened in tiles, or, for many rows of an expert, all at once before."""
         x = requantize_input(x, self._scheme, None).contiguous()
-        outputs, inputs, experts = self._site.out_features, x.shape[1], self._site.num_experts
-        pairs, scales = ids.numel(), packed["scales"]
-        out = torch.empty((pairs, outputs), dtype=x.dtype, device=x.device)
-        if not pairs:
+        outputs, experts, scales = self._site.out_features, self._site.num_experts, packed["scales"]
+        out = torch.empty((ids.numel(), outputs), dtype=x.dtype, device=x.device)
+        if not len(out):
             return out
-        average = -(-pairs // experts)
-        is_dense = average >= _WIDENED_EACH
-        order, counts = sorted_pairs(ids.contiguous(), experts)
-        weights = self._widened(packed, x.dtype) if is_dense else packed["codes"]
-        if is_dense:
-            dense = expert_tuning(self._target, average, x.element_size())
-            rows, cols, step = dense.rows, dense.cols, dense.inputs
-            launch = {"num_warps": dense.warps, "num_stages": dense.stages}
-        else:
-            tiles = tile_tuning(self._target, average)
-            rows, cols, step = tiles.rows, _TILE_COLS, 0
-            launch = {"num_warps": tiles.warps, "num_stages": tiles.stages}
-        grid = triton.cdiv(outputs, cols), pairs // rows + min(experts, pairs)
-        multiply_stack[grid](
-            x, weights, scales, packed.get("offsets", scales), order, counts, out, outputs,
-            CHOICES=ids.shape[1], EXPERTS=experts, E_PAD=int(triton.next_power_of_2(experts)),
-            INPUTS=inputs, GROUP=self._group, WIDE=min(self._power, 8), ROWS=rows, COLS=cols,
-            STEP=step, DENSE=is_dense, BYTES=self._bytes, OFFSET="offsets" in packed,
-            UPCAST=self._upcast, **launch,
+        routes = Routes.of(ids, experts)
+        if routes.average >= _WIDENED_EACH:
+            return multiply_widened(x, self._widened(packed, x.dtype), routes)
+        tuning = tile_tuning(self._target, routes.average)
+        tiles = len(out) // tuning.rows + min(experts, len(out))
+        multiply_stack[(triton.cdiv(outputs, _TILE_COLS), tiles)](
+            x, packed["codes"], scales, packed.get("offsets", scales), routes.order, routes.counts,
+            out, outputs, CHOICES=routes.choices, EXPERTS=experts,
+            E_PAD=int(triton.next_power_of_2(experts)), INPUTS=x.shape[1], GROUP=self._group,
+            WIDE=min(self._power, 8), ROWS=tuning.rows, COLS=_TILE_COLS, STEP=0, DENSE=False,
+            BYTES=self._bytes, OFFSET="offsets" in packed, UPCAST=self._upcast,
+            num_warps=tuning.warps, num_stages=tuning.stages,
         )  # fmt: skip
         return out
 

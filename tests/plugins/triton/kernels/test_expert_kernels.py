@@ -7,11 +7,46 @@ import torch
 from torch import Tensor
 
 from inferplane.ops.reference.moe import fused_moe as reference
+from inferplane.ops.reference.moe import moe_topk as chosen_there
 from inferplane.testing.conformance.op_cases import op_cases
-from inferplane_triton.kernels.experts import fused_moe
+from inferplane_triton.kernels.experts import fused_moe, moe_topk
 from inferplane_triton.tuning import target
 
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("experts", "choices"), [(128, 8), (5, 1), (60, 4), (8, 8)])
+def test_the_best_experts_are_chosen(
+    experts: int, choices: int, scoring: str, renormalize: bool, dtype: torch.dtype, device: str
+) -> None:
+    whole = torch.stack([torch.randperm(experts + 7, device=device) for _ in range(9)])
+    logits = (whole.float() / experts * 6 - 3).to(dtype)[:, 3 : experts + 3]
+    weights, ids = moe_topk(logits, choices, renormalize, scoring)
+    wanted, there = chosen_there(logits, choices, renormalize, scoring)
+    assert ids.dtype == torch.int32 and weights.dtype == torch.float32
+    torch.testing.assert_close(weights, wanted, atol=1e-6, rtol=1e-5)
+    same = logits.gather(1, ids.long()) == logits.gather(1, there.long())  # equal ones may differ
+    assert same.all()
+    assert all(len(set(row)) == choices for row in ids.tolist())
+
+
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_harm_their_own_token_alone(
+    bad: float, scoring: str, device: str
+) -> None:
+    logits = torch.randn(3, 6, device=device)
+    logits[1] = bad
+    weights, ids = moe_topk(logits, 4, True, scoring)
+    assert int(ids.min()) >= 0 and int(ids.max()) < 6
+    others = torch.tensor([0, 2], device=device)
+    wanted, there = chosen_there(logits[others], 4, True, scoring)
+    torch.testing.assert_close(weights[others], wanted, atol=1e-6, rtol=1e-5)
+    assert torch.equal(ids[others], there)
+    assert moe_topk(logits[:0], 4, True, scoring)[0].shape == (0, 4)
 
 
 def routed(tokens: int, experts: int, choices: int, device: str) -> tuple[Tensor, Tensor]:
